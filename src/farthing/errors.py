@@ -1,0 +1,74 @@
+"""What can go wrong, as the person at the keyboard meets it: one line, one exit code.
+
+Codes: 2 the request is refused before anything is spent; 3 data, 4 checkpoints, 5 divergence, 6 resources and
+7 a locked run stop work already begun; 75 asks to be resumed (sysexits.h calls it "temporary failure").
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class FarthingError(Exception):
+    """A failure with a message meant for a person and an exit code meant for a script."""
+
+    exit_code = 1
+
+
+class UserError(FarthingError, ValueError):
+    """The request cannot be carried out as it stands; nothing has been written."""
+
+    exit_code = 2
+
+
+class DataError(FarthingError):
+    """Data that was good when the run began has changed, vanished or turned out damaged."""
+
+    exit_code = 3
+
+
+class CheckpointError(FarthingError):
+    """No valid checkpoint is left to continue from."""
+
+    exit_code = 4
+
+
+class DivergedError(FarthingError):
+    """The loss became non-finite or ran away, and the policy was to stop."""
+
+    exit_code = 5
+
+
+class ResourceError(FarthingError):
+    """Memory or disk ran out and there was nothing left to shrink."""
+
+    exit_code = 6
+
+
+class RunLockedError(FarthingError):
+    """Another live process is working in this run folder."""
+
+    exit_code = 7
+
+
+class Preempted(FarthingError):
+    """A signal or a deadline stopped the run after a checkpoint; `farthing resume` continues it."""
+
+    exit_code = 75
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def need(module: str, *, extra: str, why: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{why} needs the package {module!r}; install it with: pip install 'farthing[{extra}]'") from error

@@ -1,0 +1,225 @@
+"""What happens in a run, as typed events in an append-only file, one JSON object a line (docs/events.md).
+
+The training loop emits events and knows nobody who reads them; every screen, plot and table is made from this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+EVENTS_VERSION = 1
+"""Version of this contract; readers refuse a newer one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a run. `kind` names it in the file; `time` (Unix seconds) is added when written."""
+
+    kind: ClassVar[str] = "event"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of this event, JSON-ready, with its kind first."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """A run begins: always the first line."""
+
+    kind: ClassVar[str] = "started"
+    run: str
+    recipe: str
+    """fingerprint of the resolved recipe"""
+    parameters: int
+    steps: int
+    """optimizer steps planned"""
+    version: int = EVENTS_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """A stopped run goes on from a checkpoint; lines past that checkpoint have been cut off."""
+
+    kind: ClassVar[str] = "resumed"
+    step: int
+    checkpoint: str
+    exact: bool
+    """whether this machine's numeric fingerprint equals the one before, so that the end is bit for bit the same"""
+    why_inexact: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """One optimizer step."""
+
+    kind: ClassVar[str] = "step"
+    step: int
+    loss: float | None
+    """training cross-entropy of this step's batch, nats per token; null if it was not finite"""
+    lr: float
+    """learning rate of the first parameter group"""
+    gradient_norm: float | None
+    """before clipping; null if it was not finite"""
+    spent: dict[str, float]
+    """cumulative: steps, tokens, epochs, flops, seconds, money"""
+    tokens_per_second: float
+    utilisation: float | None = None
+    """share of this machine's measured matrix-product rate"""
+    memory_bytes: int | None = None
+    """peak memory so far"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """A full pass over the validation tokens."""
+
+    kind: ClassVar[str] = "evaluation"
+    step: int
+    split: str
+    validation: dict[str, Any]
+    """the yardsticks (docs/yardstick.md)"""
+    spent: dict[str, float]
+    seconds: float
+    """how long this evaluation took"""
+    best: bool = False
+    """whether this is the lowest bits per byte so far"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpointed(Event):
+    """A checkpoint is complete and durable."""
+
+    kind: ClassVar[str] = "checkpoint"
+    step: int
+    path: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Event):
+    """Text written by the model."""
+
+    kind: ClassVar[str] = "sample"
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something a person should know: a fallback taken, memory run out and batch split, a warning about the data."""
+
+    kind: ClassVar[str] = "notice"
+    code: str
+    """short, stable name: compile_fallback, out_of_memory, non_finite, rolled_back, data_warning, ..."""
+    message: str
+    step: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(Event):
+    """A run stops before its end, and how to go on."""
+
+    kind: ClassVar[str] = "stopped"
+    step: int
+    reason: str
+    """preempted, deadline, diverged, out_of_memory, disk_full, error"""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """A run is complete: always the last line."""
+
+    kind: ClassVar[str] = "finished"
+    status: str
+    spent: dict[str, float]
+    validation: dict[str, Any]
+    wall_seconds: float
+    """everything, start-up, evaluation and checkpoints included, over all sittings"""
+
+
+Emit = Callable[[Event], None]
+
+
+class EventLog:
+    """Append-only writer of events.jsonl; also hands each event to the sinks that follow it.
+
+    Opening repairs a torn last line by cutting it off. Each event is one write; a short write is undone, and a full
+    disk never stops training: the event is dropped, and `dropped` counts it.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self.dropped = 0
+        self._clock = clock
+        self._followers: list[Emit] = []
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(self._descriptor, _sound_length(path))
+
+    def follow(self, follower: Emit) -> None:
+        """Call `follower` with every event from now on."""
+        self._followers.append(follower)
+
+    def emit(self, event: Event) -> None:
+        """Append one event and pass it to the followers."""
+        record = {"kind": event.kind, "time": round(self._clock(), 3), **event.as_dict()}
+        line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        before = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError:
+            written = -1
+        if written != len(line):
+            os.ftruncate(self._descriptor, before)
+            self.dropped += 1
+        for follower in self._followers:
+            follower(event)
+
+    def position(self) -> int:
+        """Bytes written so far, durable after this call: what a checkpoint remembers."""
+        os.fsync(self._descriptor)
+        return os.fstat(self._descriptor).st_size
+
+    def cut_back(self, position: int) -> None:
+        """Forget everything after `position`: those steps are about to be taken again."""
+        os.ftruncate(self._descriptor, min(position, os.fstat(self._descriptor).st_size))
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+
+def _sound_length(path: Path) -> int:
+    content = path.read_bytes()
+    return content.rfind(b"\n") + 1
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a run in order; a torn last line is skipped, as is a run that has none yet.
+
+    Raises:
+        ValueError: a line other than the last is not JSON, or the file is of a newer version.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: not a JSON event: {line[:60]!r}") from error
+            if record.get("kind") == Started.kind and record.get("version", 0) > EVENTS_VERSION:
+                raise ValueError(f"{path}: events of version {record['version']}; this farthing reads {EVENTS_VERSION}")
+            yield record

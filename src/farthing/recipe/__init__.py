@@ -1,0 +1,46 @@
+"""EVERY knob of a run, with its unit: the public contract of a recipe file.
+
+A recipe is what was asked. What follows from it on a given machine is the plan (plan.py).
+"""
+
+from __future__ import annotations
+
+from farthing.budget import Budget
+from farthing.recipe.data import Bpe as Bpe
+from farthing.recipe.data import ByteTokenizer as ByteTokenizer
+from farthing.recipe.data import Data, PyStdlib, Tokenizer
+from farthing.recipe.model import Model as Model
+from farthing.recipe.optimization import AnyOptimizer, AnySchedule, Cosine, Muon, Objective
+from farthing.recipe.running import Checkpoint, Evaluate, Limits, Sample, Train
+from farthing.section import Section
+
+
+class Recipe(Section):
+    """One run: data, model, optimization and budget."""
+
+    seed: int = 1337
+    """seed of the initial weights, the order of the data and dropout"""
+    data: Data = PyStdlib()
+    """the text"""
+    tokenizer: Tokenizer = Bpe()
+    """how text becomes tokens"""
+    model: Model = Model()
+    """the network"""
+    optimizer: AnyOptimizer = Muon()
+    """how gradients move the weights"""
+    schedule: AnySchedule = Cosine()
+    """the learning rate over the budget"""
+    objective: Objective = Objective()
+    """what is minimised"""
+    budget: Budget
+    """what the run may spend"""
+    train: Train = Train()
+    """the training loop"""
+    evaluate: Evaluate = Evaluate()
+    """scoring"""
+    checkpoint: Checkpoint = Checkpoint()
+    """what is saved"""
+    sample: Sample = Sample()
+    """text written at the end"""
+    limits: Limits = Limits()
+    """what the plan refuses"""

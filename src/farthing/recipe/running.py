@@ -1,0 +1,97 @@
+"""How a run is run: steps, precision, evaluation, checkpoints, samples, limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from farthing.section import Section
+
+Every = Annotated[int, Field(ge=1)] | Literal["auto", "end"]
+"""A cadence in optimizer steps; auto: the plan decides; end: only when the run ends."""
+
+
+class Train(Section):
+    """The training loop."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """sequences per optimizer step, over all micro-batches and devices"""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """sequences in one forward pass; auto: the largest that fits, without changing the mathematics"""
+    order: Literal["sequential", "shuffled", "random_offset", "one_batch"] = "shuffled"
+    """windows in the text's order; in a new order each epoch; the same with a new starting offset each epoch; or the first batch for ever (a debugging aid: the loss must go to zero)"""
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """bound on the gradient's norm; none does not clip"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """number format of the forward and backward passes; weights and optimizer stay fp32; auto: the fastest that this machine does well"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto: where it pays within the budget"""
+    attention: Literal["auto", "sdpa", "math"] = "auto"
+    """how attention is computed: torch's fused kernel or explicit matrix products; the same function either way"""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """decay of an exponential moving average of the weights, which is then what is evaluated and kept; none keeps no average"""
+    log_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """steps between flushes of step events to disk; every step is recorded either way"""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """when the loss is not finite or runs away: stop, or go back to the last checkpoint and skip the batches since (3 times at most)"""
+    divergence_factor: Annotated[float, Field(gt=1)] = 3.0
+    """the loss has run away when the mean of the last 20 steps exceeds this many times the lowest such mean so far"""
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """CPU threads; auto: one for each physical core"""
+
+
+class Evaluate(Section):
+    """Scoring of the validation text, every token of it."""
+
+    every: Every = "auto"
+    """optimizer steps between evaluations; one more at the end always"""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """windows scored at once; never changes the score"""
+    stride: Annotated[int, Field(ge=1)] | Literal["context_length"] = "context_length"
+    """tokens scored per window; fewer than the context gives each token more context, at a higher cost"""
+    precision: Literal["fp32", "train"] = "fp32"
+    """number format when scoring; fp32 is the one to publish"""
+    legacy: Literal["none", "titles"] = "none"
+    """titles: also the published titles benchmark's flattering reading, with its coverage (docs/yardstick.md)"""
+    references: bool = True
+    """at the end, also what xz, zstd and a unigram model make of the same text"""
+
+
+class Checkpoint(Section):
+    """What is saved, and how much of it is kept."""
+
+    every: Every = "auto"
+    """optimizer steps between checkpoints; one more at the end always"""
+    keep: Annotated[int, Field(ge=2)] = 2
+    """how many of the newest to keep; at least two, so that a damaged one has a predecessor"""
+    best: bool = True
+    """also keep the one with the lowest validation bits per byte"""
+
+
+class Sample(Section):
+    """Text written at the end of a run."""
+
+    prompt: str = ""
+    """where the text starts; empty: at the start of a document"""
+    tokens: Annotated[int, Field(ge=0)] = 200
+    """tokens to write; 0 writes none"""
+    count: Annotated[int, Field(ge=1)] = 1
+    """how many samples"""
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    """0 always takes the likeliest token"""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """draw from this many likeliest tokens only"""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """draw from the likeliest tokens that together have this probability"""
+
+
+class Limits(Section):
+    """What `plan` refuses."""
+
+    min_megabytes: Annotated[float, Field(gt=0)] | None = None
+    """smallest model, in MB (10^6 bytes) of fp32 parameters"""
+    max_megabytes: Annotated[float, Field(gt=0)] | None = None
+    """largest model, in MB (10^6 bytes) of fp32 parameters"""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """memory to plan for, in GiB; none plans for what this machine has"""

@@ -1,0 +1,27 @@
+"""Section: the frozen, documented base of everything that a recipe is made of."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Section(BaseModel):
+    """A table of a recipe: immutable, unknown names refused, every field documented by the string below it."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_unsets(cls, data: object) -> object:
+        # TOML has no null: "none" takes back an optional value that a base recipe has set.
+        if not isinstance(data, dict):
+            return data
+        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {key: None if key in optional and value == "none" else value for key, value in data.items()}
