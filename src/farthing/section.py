@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import types
+import typing
+
 from pydantic import BaseModel, ConfigDict, model_validator
 
 
@@ -23,5 +26,7 @@ class Section(BaseModel):
         # TOML has no null: "none" takes back an optional value that a base recipe has set.
         if not isinstance(data, dict):
             return data
-        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        optional = {
+            name for name, field in cls.model_fields.items() if types.NoneType in typing.get_args(field.annotation)
+        }
         return {key: None if key in optional and value == "none" else value for key, value in data.items()}
