@@ -99,10 +99,11 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Fill a temporary folder that becomes `path` in one rename, or vanishes if the block fails.
 
-    If another process finished the same folder first, its result is kept and ours is dropped.
+    If another process finished the same folder first, its result is kept and ours is dropped; where that would be
+    wrong, `exclusive` raises FileExistsError instead.
     """
     temporary = temporary_beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +121,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         except OSError:
             if not path.is_dir():
                 raise
+            if exclusive:
+                raise FileExistsError(f"{path} exists") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     fsync_folder(path.parent)

@@ -1,0 +1,218 @@
+"""A run is a folder: this file alone knows the names inside it, who may write to it, and what state it is in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from farthing.errors import RunLockedError, UserError, nearest
+from farthing.storage import new_folder, read_json, write_json, write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there the lock is advisory only
+    fcntl = None  # type: ignore[assignment]
+
+_CHECKPOINT = re.compile(r"step-(\d{8,})")
+MAX_NAME = 80
+
+
+class RunDir:
+    """The folder of one run.
+
+    `recipe.toml` is what was asked, `plan.json` what follows on this machine, `receipt.json` what it ran on,
+    `events.jsonl` what happened, `tokenizer.json` and `checkpoints/` what came of it, `result.json` and `samples.txt`
+    the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.plan = path / "plan.json"
+        self.receipt = path / "receipt.json"
+        self.events = path / "events.jsonl"
+        self.tokenizer = path / "tokenizer.json"
+        self.checkpoints = path / "checkpoints"
+        self.quarantine = path / "quarantine"
+        self.result = path / "result.json"
+        self.samples = path / "samples.txt"
+        self._lock = path / "run.lock"
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @classmethod
+    def create(cls, path: Path, *, recipe: str, tokenizer: str, plan: Any, receipt: Any) -> RunDir:
+        """Make a run folder in one rename, complete with what is known before the first step.
+
+        Raises:
+            UserError: the name is taken, or the folder cannot be written.
+        """
+        if path.exists():
+            raise _taken(path)
+        try:
+            with new_folder(path, exclusive=True) as folder:
+                new = cls(folder)
+                write_text(new.recipe, recipe)
+                write_text(new.tokenizer, tokenizer)
+                write_json(new.plan, plan)
+                write_json(new.receipt, receipt)
+                new.checkpoints.mkdir()
+        except FileExistsError:
+            raise _taken(path) from None
+        except OSError as error:
+            raise UserError(f"{path}: the run folder cannot be written: {error.strerror or error}") from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run folder.
+
+        Raises:
+            UserError: it is not there, or not a run.
+        """
+        run = cls(path)
+        if not run.recipe.is_file():
+            what = "is not a run folder: it has no recipe.toml" if path.is_dir() else "no such run"
+            raise UserError(f"{path}: {what}")
+        return run
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` optimizer steps."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a checkpoint folder, oldest first; validity is for the reader of checkpoints to tell."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = (_CHECKPOINT.fullmatch(entry.name) for entry in self.checkpoints.iterdir())
+        return sorted(int(match.group(1)) for match in found if match)
+
+    def set_aside(self, checkpoint: Path) -> Path:
+        """Move a damaged checkpoint out of the way, never delete it; returns where it is now."""
+        self.quarantine.mkdir(exist_ok=True)
+        target = self.quarantine / f"{checkpoint.name}-{time.time_ns()}"
+        os.rename(checkpoint, target)
+        return target
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written; only for the holder of the lock."""
+        for folder in (self.path, self.checkpoints):
+            for entry in folder.glob(".*") if folder.is_dir() else ():
+                if entry.name.startswith((".tmp-", ".trash-")):
+                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+    def status(self) -> str:
+        """finished, diverged, running or stopped, from the files alone."""
+        if self.result.is_file():
+            return str(read_json(self.result).get("status", "finished"))
+        return "running" if self.is_locked() else "stopped"
+
+    def is_locked(self) -> bool:
+        """Whether a live process holds this run."""
+        if fcntl is None or not self._lock.exists():
+            return False
+        with self._lock.open("rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this run against other processes; the kernel lets go when the holder dies, however it dies.
+
+        Raises:
+            RunLockedError: another process holds it; the message says which.
+        """
+        try:
+            stream = self._lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.path}: the run folder cannot be written: {error.strerror}") from None
+        with stream:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    stream.seek(0)
+                    holder = stream.read().strip() or "another process"
+                    raise RunLockedError(f"{self.path}: in use by {holder}; wait for it or stop it") from None
+            stream.seek(0)
+            stream.truncate()
+            stream.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}\n")
+            stream.flush()
+            yield
+
+
+def new_run_path(runs: Path, name: str | None, stem: str) -> Path:
+    """Where a new run goes: `runs/name`, or `runs/stem-N` with the first free number.
+
+    Raises:
+        UserError: the name is taken or cannot be a folder's name.
+    """
+    if name is not None:
+        check_name(name)
+        if (runs / name).exists():
+            raise _taken(runs / name)
+        return runs / name
+    number = 1
+    while (runs / f"{stem}-{number}").exists():
+        number += 1
+    return runs / f"{stem}-{number}"
+
+
+def check_name(name: str) -> None:
+    """Refuse a run name that is empty, hidden, looks like an option, or leaves its folder.
+
+    Raises:
+        UserError: with the offending name.
+    """
+    fine = 0 < len(name) <= MAX_NAME and name[0] not in ".-" and name == name.strip()
+    if not fine or not all(letter.isalnum() or letter in "._- " for letter in name):
+        raise UserError(
+            f"--name {name!r}: a run name has 1 to {MAX_NAME} letters, digits, spaces and . _ - and does not start with . or -"
+        )
+
+
+def find_run(name: str, runs: Path) -> RunDir:
+    """The run that a person means by `name`: a folder, or a name under `runs`.
+
+    Raises:
+        UserError: there is none; the nearest name is in the message.
+    """
+    for path in (runs / name, Path(name)):
+        if (path / "recipe.toml").is_file():
+            return RunDir(path)
+    known = [run.name for run in list_runs(runs)]
+    if Path(name).is_dir():
+        raise UserError(f"{name}: is not a run folder: it has no recipe.toml")
+    raise UserError(f"{name}: no such run in {runs}{nearest(name, known)} (farthing runs lists them)")
+
+
+def list_runs(runs: Path) -> list[RunDir]:
+    """All runs in a folder, oldest first."""
+    if not runs.is_dir():
+        return []
+    found = [RunDir(entry) for entry in runs.iterdir() if (entry / "recipe.toml").is_file()]
+    return sorted(found, key=lambda run: (run.recipe.stat().st_mtime, run.name))
+
+
+def read_result(run: RunDir) -> Mapping[str, Any]:
+    """result.json, or an empty mapping while there is none."""
+    return read_json(run.result) if run.result.is_file() else {}
+
+
+def _taken(path: Path) -> UserError:
+    return UserError(
+        f"{path}: a run of that name exists; choose another --name, or continue it with: farthing resume {path}"
+    )

@@ -1,0 +1,244 @@
+"""Checkpoints that survive what happens to machines: written aside, hashed, renamed whole; verified before use.
+
+A checkpoint folder holds model.safetensors, optimizer.safetensors, average.safetensors where weights are averaged,
+state.json, and manifest.json with the size and SHA-256 of each, itself included. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from farthing.errors import CheckpointError, UserError
+from farthing.rundir import RunDir
+from farthing.storage import crashpoint, fsync_folder, new_folder, read_json, sha256_of, write_json
+
+FORMAT = 1
+"""Version of the folder's layout; a newer one is refused by name."""
+
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that continues a run: tensors by name, and the rest as JSON-ready values."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A complete and durable checkpoint."""
+
+    path: Path
+    bytes: int
+    seconds: float
+
+
+class DamagedCheckpoint(Exception):
+    """One checkpoint folder is not what its manifest says; an older one may be."""
+
+
+def save(run: RunDir, step: int, snapshot: Snapshot, identity: Mapping[str, str]) -> Saved:
+    """Write the checkpoint after `step` and read it back before reporting it.
+
+    Args:
+        run: the run's folder.
+        step: optimizer steps done.
+        snapshot: what to save.
+        identity: what the checkpoint belongs to (recipe, data and tokenizer fingerprints).
+
+    Raises:
+        OSError: it could not be written; nothing of it is left and older checkpoints are untouched.
+    """
+    start = time.monotonic()
+    target = run.checkpoint(step)
+    parts = {"model": snapshot.model, "optimizer": snapshot.optimizer, "average": snapshot.average}
+    with new_folder(target, exclusive=True) as folder:
+        for name, tensors in parts.items():
+            if tensors is not None:
+                save_file(_plain(tensors), folder / f"{name}.safetensors")
+                crashpoint("checkpoint.after_tensors")
+        write_json(folder / _STATE, snapshot.state)
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())
+        }
+        body = {"format": FORMAT, "step": step, "identity": dict(identity), "files": files}
+        write_json(folder / _MANIFEST, {**body, "sha256": _hash_of(body)})
+        crashpoint("checkpoint.before_rename")
+        if target.exists():
+            # The same step again, with the final evaluation in it: the old one goes only now that the new is whole.
+            discard(target)
+    crashpoint("checkpoint.after_rename")
+    verify(target)
+    size = sum(file.stat().st_size for file in target.iterdir())
+    return Saved(target, size, time.monotonic() - start)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check every byte of a checkpoint against its manifest, and the manifest against itself.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        DamagedCheckpoint: something is missing, surplus, of another size or another content; says what.
+        UserError: the checkpoint is of a newer format.
+    """
+    try:
+        manifest = read_json(folder / _MANIFEST)
+        body = {key: value for key, value in manifest.items() if key != "sha256"}
+        sound = manifest["sha256"] == _hash_of(body)
+        version, files = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{_MANIFEST} cannot be read ({error})") from None
+    if not sound:
+        raise DamagedCheckpoint(f"{_MANIFEST} does not match its own checksum")
+    if version > FORMAT:
+        raise UserError(f"{folder}: written in format {version} by a newer farthing; this one reads up to {FORMAT}")
+    for name, facts in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise DamagedCheckpoint(f"{name} is missing")
+        if file.stat().st_size != facts["bytes"]:
+            raise DamagedCheckpoint(f"{name} has {file.stat().st_size:,} bytes, not {facts['bytes']:,}")
+        if sha256_of(file) != facts["sha256"]:
+            raise DamagedCheckpoint(f"{name} does not match its checksum")
+    return dict(manifest)
+
+
+def load(folder: Path) -> Snapshot:
+    """Read a checkpoint whose bytes have been verified."""
+    average = folder / "average.safetensors"
+    return Snapshot(
+        model=load_file(folder / "model.safetensors"),
+        optimizer=load_file(folder / "optimizer.safetensors"),
+        average=load_file(average) if average.exists() else None,
+        state=read_json(folder / _STATE),
+    )
+
+
+def load_newest(
+    run: RunDir, identity: Mapping[str, str], report: Callable[[str], None]
+) -> tuple[Snapshot, Path] | None:
+    """The newest valid checkpoint; damaged ones are set aside and reported, never deleted.
+
+    Returns:
+        the snapshot and its folder, or None if the run has saved nothing yet.
+
+    Raises:
+        CheckpointError: there are checkpoints but none is valid; each is named with its reason.
+        UserError: the checkpoint belongs to another recipe, text or tokenizer.
+    """
+    reasons = []
+    steps = run.checkpoint_steps()
+    for step in reversed(steps):
+        folder = run.checkpoint(step)
+        try:
+            manifest = verify(folder)
+        except DamagedCheckpoint as damage:
+            reasons.append((folder, str(damage)))
+            continue
+        for what, mine in identity.items():
+            theirs = manifest["identity"].get(what)
+            if theirs != mine:
+                raise UserError(
+                    f"{folder}: belongs to another {what} ({str(theirs)[:12]}, this run has {mine[:12]}); "
+                    "start a new run, or put back the run's own files"
+                )
+        for bad, reason in reasons:
+            moved = run.set_aside(bad)
+            report(f"{bad.name} is damaged: {reason}; moved to {moved}; going on from {folder.name}")
+        return load(folder), folder
+    if reasons:
+        listed = "; ".join(f"{bad.name}: {reason}" for bad, reason in reasons)
+        raise CheckpointError(f"{run.path}: no valid checkpoint left: {listed}")
+    return None
+
+
+def weights(run: RunDir, which: str = "best") -> tuple[dict[str, Tensor], int]:
+    """The weights to evaluate or sample from, averaged where the run averages them, and their step.
+
+    Args:
+        run: the run's folder.
+        which: `best` (lowest validation bits per byte), `last`, or a step number.
+
+    Raises:
+        CheckpointError: there is no valid checkpoint of that description.
+    """
+    steps = run.checkpoint_steps()
+    if which == "best":
+        steps.sort(key=lambda step: step == best_step(run))
+    elif which != "last":
+        if not which.isdigit() or int(which) not in steps:
+            known = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{run.path}: no checkpoint {which!r}; there are: {known}; or say best or last")
+        steps = [int(which)]
+    problems = []
+    for step in reversed(steps):
+        folder = run.checkpoint(step)
+        try:
+            verify(folder)
+        except DamagedCheckpoint as damage:
+            problems.append(f"{folder.name}: {damage}")
+            continue
+        average = folder / "average.safetensors"
+        return load_file(average if average.exists() else folder / "model.safetensors"), step
+    raise CheckpointError(f"{run.path}: no valid checkpoint" + (f": {'; '.join(problems)}" if problems else " yet"))
+
+
+def best_step(run: RunDir) -> int | None:
+    """The step of the best checkpoint, as the newest readable state tells."""
+    for step in reversed(run.checkpoint_steps()):
+        try:
+            best = read_json(run.checkpoint(step) / _STATE).get("best_step")
+        except (OSError, ValueError):
+            continue
+        return None if best is None else int(best)
+    return None
+
+
+def prune(run: RunDir, *, keep: int, protect: int | None) -> None:
+    """Delete all but the newest `keep` checkpoints and the protected one."""
+    doomed = [step for step in run.checkpoint_steps()[:-keep] if step != protect]
+    for step in doomed:
+        crashpoint("checkpoint.before_delete")
+        discard(run.checkpoint(step))
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint so that a crash leaves it whole or out of sight, never half there."""
+    trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}")
+    shutil.rmtree(trash, ignore_errors=True)
+    os.rename(folder, trash)
+    fsync_folder(folder.parent)
+    crashpoint("checkpoint.in_delete")
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def _hash_of(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def is_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every floating-point value is finite."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())

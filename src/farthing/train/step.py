@@ -1,0 +1,166 @@
+"""One optimizer step: micro-batches, sharpness, clipping, update.
+
+Shapes: B windows of a micro-batch, T context length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from farthing.data.batches import Batch
+from farthing.optim.build import OptimizerSet
+from farthing.optim.sharpness import Perturbation
+from farthing.recipe.optimization import Objective
+from farthing.train.objective import objective
+from farthing.train.precision import Precision
+
+
+class Abandoned(Exception):
+    """A stop was asked for between micro-batches; weights and optimizer are those of the last whole step."""
+
+
+class OutOfMemory(Exception):
+    """A micro-batch did not fit; weights and optimizer are those of the last whole step."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one step did.
+
+    Args:
+        loss: cross-entropy in nats per token, over all targets of the batch.
+        gradient_norm: before clipping.
+        tokens: targets in the batch.
+        lr: rate of the first parameter group.
+        skipped: whether the update was left out because a gradient was not finite.
+    """
+
+    loss: float
+    gradient_norm: float
+    tokens: int
+    lr: float
+    skipped: bool
+
+
+class Stepper:
+    """Takes optimizer steps with a model.
+
+    Args:
+        model: the network, on `device`.
+        forward: what to call for logits_BTV; the model itself, or its compiled form.
+        optimizer: moves the weights.
+        section: the recipe's objective.
+        perturbation: sharpness-aware perturbation, or None.
+        precision: number format.
+        device: where the model is.
+        batch_size: windows of a full step.
+        micro_batch: windows of one forward pass.
+        gradient_clip: bound on the gradient's norm, or None.
+        stop_asked: looked at between micro-batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        forward: Callable[[Tensor, Tensor | None], Tensor],
+        optimizer: OptimizerSet,
+        section: Objective,
+        perturbation: Perturbation | None,
+        precision: Precision,
+        device: torch.device,
+        batch_size: int,
+        micro_batch: int,
+        gradient_clip: float | None,
+        stop_asked: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.precision = precision
+        self.device = device
+        self.batch_size = batch_size
+        self.micro_batch = micro_batch
+        self._forward = forward
+        self._section = section
+        self._perturbation = perturbation
+        self._clip = gradient_clip
+        self._stop_asked = stop_asked
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def take(self, batch: Batch) -> Taken:
+        """Update the weights on one batch; an update with a gradient that is not finite is left out.
+
+        Raises:
+            Abandoned: a stop was asked for in mid-accumulation.
+            OutOfMemory: a micro-batch did not fit.
+        """
+        try:
+            return self._take(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+        finally:
+            self.optimizer.zero_grad()
+        # Outside the handler, whose traceback would keep the activations alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(reason)
+
+    def _take(self, batch: Batch) -> Taken:
+        self.model.train()
+        nats = self._accumulate(batch)
+        if self._perturbation is not None and self._perturbation.ascend():
+            try:
+                self.optimizer.zero_grad()
+                self._accumulate(batch)
+            finally:
+                self._perturbation.restore()
+        self.precision.unscale(self.optimizer.parts)
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        loss, size = float(nats) / batch.tokens, float(norm)
+        finite = math.isfinite(loss) and math.isfinite(size)
+        if finite:
+            if self._clip is not None:
+                nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+            self.optimizer.step()
+        self.precision.update()
+        return Taken(loss=loss, gradient_norm=size, tokens=batch.tokens, lr=self.optimizer.lr, skipped=not finite)
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        """Gradients of the whole batch, micro-batch by micro-batch; returns its cross-entropy, summed, in nats."""
+        total = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        for part in batch.split(self.micro_batch):
+            inputs_BT, targets_BT, segments_BT = self._to_device(part)
+            with self.precision.autocast():
+                loss = objective(
+                    lambda i=inputs_BT, s=segments_BT: self._forward(i, s),
+                    targets_BT,
+                    self._section,
+                    tokens=batch.tokens,
+                )
+            self.precision.scale(loss.backward).backward()
+            total += loss.nats.to(total)
+            if self._stop_asked() and part.windows < batch.windows:
+                raise Abandoned
+        return total
+
+    def _to_device(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        inputs_BT = torch.from_numpy(part.inputs_BT).to(self.device, non_blocking=True)
+        targets_BT = torch.from_numpy(part.targets_BT).to(self.device, non_blocking=True)
+        if part.segments_BT is None:
+            return inputs_BT, targets_BT, None
+        return inputs_BT, targets_BT, torch.from_numpy(part.segments_BT).to(self.device, non_blocking=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator: can't allocate memory" in text or "MPS backend out of memory" in text
