@@ -1,0 +1,57 @@
+"""KeyValueCache: what attention has already computed of the tokens before, for generation one token at a time.
+
+Shapes: B batch, L context length, S positions kept so far, T new positions, H key/value heads, K width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from farthing.recipe.model import Model
+
+
+class KeyValueCache:
+    """Keys, values and document numbers of the positions so far, at most a context length of them.
+
+    Filled by GPT.forward(tokens, cache=cache), without gradients. It never drops anything: once it is full, clear() it
+    and run the model over the tokens to keep (generate.py does).
+    """
+
+    def __init__(self, section: Model, *, batch_size: int = 1) -> None:
+        self.section, self.batch_size = section, batch_size
+        self.length = 0
+        self._stores: dict[int, tuple[Tensor, Tensor]] = {}
+        self._segments_BL: Tensor | None = None
+
+    def clear(self) -> None:
+        """Forget every position; the memory is kept for reuse."""
+        self.length = 0
+
+    def append(self, layer: int, keys_BHTK: Tensor, values_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values; return all of them so far, [B, H, S + T, K].
+
+        The cache's length moves on only with advance(), once every layer has stored its share.
+        """
+        assert not torch.is_grad_enabled(), "a cache overwrites tensors in place; use it under torch.no_grad()"
+        if layer not in self._stores:
+            batch, heads, _, width = keys_BHTK.shape
+            shape = (batch, heads, self.section.context_length, width)
+            self._stores[layer] = (keys_BHTK.new_empty(shape), values_BHTK.new_empty(shape))
+        keys, values = self._stores[layer]
+        end = self.length + keys_BHTK.shape[2]
+        keys[:, :, self.length : end] = keys_BHTK
+        values[:, :, self.length : end] = values_BHTK
+        return keys[:, :, :end], values[:, :, :end]
+
+    def append_segments(self, segments_BT: Tensor) -> Tensor:
+        """Store the document numbers of the new positions; return all of them so far, [B, S + T]."""
+        if self._segments_BL is None:
+            self._segments_BL = segments_BT.new_zeros((segments_BT.shape[0], self.section.context_length))
+        end = self.length + segments_BT.shape[1]
+        self._segments_BL[:, self.length : end] = segments_BT
+        return self._segments_BL[:, :end]
+
+    def advance(self, positions: int) -> None:
+        """Count the positions that every layer has now stored."""
+        self.length += positions
