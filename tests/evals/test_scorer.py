@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from evals.small import SEPARATOR, VOCAB, CausalMean, Uniform, WholeLogits, brute_force, byte_split, token_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evals.small import SEPARATOR, VOCAB, CausalMean, Uniform, WholeLogits, brute_force, byte_split, token_split
 from farthing.errors import UserError
 from farthing.evals.scorer import score, token_nats, windows
 
@@ -36,9 +36,7 @@ def test_windows_count_every_token_exactly_once_in_order(tokens: int, context: i
     batch=st.integers(1, 5),
 )
 @settings(max_examples=25, deadline=None)
-def test_equals_brute_force_token_by_token(
-    documents: list[list[int]], context: int, share: float, batch: int
-) -> None:
+def test_equals_brute_force_token_by_token(documents: list[list[int]], context: int, share: float, batch: int) -> None:
     stride = max(1, round(share * context))
     tokens = np.array([t for document in documents for t in [*document, 10]], dtype=np.uint32)
     split = token_split(tokens, ["?"] * len(documents), separator=10)

@@ -10,10 +10,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from evals.small import SEPARATOR, VOCAB, CausalMean, Uniform, byte_split, token_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evals.small import SEPARATOR, VOCAB, CausalMean, Uniform, byte_split, token_split
 from farthing.data.split import TokenSplit
 from farthing.errors import UserError
 from farthing.evals.legacy import legacy_titles, legacy_tokens
@@ -71,9 +71,7 @@ def test_the_cost_of_document_ends_is_counted_but_not_their_bytes() -> None:
 def test_the_tokenizer_cannot_move_a_reading_that_costs_the_same(texts: list[str], merge: int) -> None:
     # A tokenizer of `merge` bytes a token, under a model that charges each byte alike, must read the same.
     split = byte_split(texts)
-    coarse = np.array(
-        [t for text in texts for t in [*[0] * -(-len(text.encode()) // merge), 1]], dtype=np.uint16
-    )
+    coarse = np.array([t for text in texts for t in [*[0] * -(-len(text.encode()) // merge), 1]], dtype=np.uint16)
     other = token_split(coarse, texts, separator=1)
     nats = 3.0 * split.bytes
     fine = yardsticks(made_up_score(nats, len(split.tokens_N)), split)

@@ -80,9 +80,7 @@ def legacy_titles(
     )
 
 
-def _rows(
-    tokens_N: np.ndarray, *, context_length: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _rows(tokens_N: np.ndarray, *, context_length: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     span = batch_size * context_length + 1
     for start in range(0, len(tokens_N) - span + 1, span):
         window = tokens_N[start : start + span].astype(np.int64)

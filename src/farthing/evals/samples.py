@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
-
 from farthing.model.generate import generate
+from farthing.model.gpt import GPT
 from farthing.recipe.running import Sample
 
 
@@ -50,27 +49,22 @@ def stream_text(tokenizer: TextTokenizer, ids: Iterable[int]) -> Iterator[str]:
         yield rest
 
 
-def continue_text(
-    model: nn.Module, tokenizer: TextTokenizer, section: Sample, *, prompt: str, seed: int
-) -> Iterator[int]:
+def continue_text(model: GPT, tokenizer: TextTokenizer, section: Sample, *, prompt: str, seed: int) -> Iterator[int]:
     """Yield the tokens that follow `prompt`, taken as the start of a document, up to its end or section.tokens."""
-    ids = [tokenizer.separator, *tokenizer.encode(prompt)]
-    for token in generate(
+    return generate(
         model,
-        ids,
+        [tokenizer.separator, *tokenizer.encode(prompt)],
         tokens=section.tokens,
         temperature=section.temperature,
         top_k=section.top_k,
         top_p=section.top_p,
         seed=seed,
         stop=tokenizer.separator,
-    ):
-        if token == tokenizer.separator:
-            return
-        yield token
+        separator=tokenizer.separator,
+    )
 
 
-def write_samples(model: nn.Module, tokenizer: TextTokenizer, section: Sample, *, seed: int) -> list[TextSample]:
+def write_samples(model: GPT, tokenizer: TextTokenizer, section: Sample, *, seed: int) -> list[TextSample]:
     """Write section.count texts after section.prompt; text i is drawn with seed + i, so each can be had again alone."""
     if section.tokens == 0:
         return []
