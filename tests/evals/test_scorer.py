@@ -86,7 +86,7 @@ def test_batch_size_moves_nothing(batch_size: int, stride: int, segments: bool) 
 
 def test_logits_in_pieces_equal_whole_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     split, model = byte_split(TEXTS * 20), CausalMean()
-    monkeypatch.setattr("farthing.evals.forward._LOGITS", 70 * VOCAB)
+    monkeypatch.setattr("farthing.evals.forward._LOGITS", {"cpu": 70 * VOCAB})
     seen: list[int] = []
     model.head.register_forward_hook(lambda _head, _inputs, logits: seen.append(len(logits)))
     pieces = score(model, split, **(HOW | {"batch_size": 100}))

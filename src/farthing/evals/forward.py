@@ -21,8 +21,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Number format of the forward pass; the loss itself is fp32 and its sum float64 always."""
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_LOGITS = 1 << 24
-"""Logits that may exist at once (64 MiB in fp32), where the model lets its head be called apart."""
+_LOGITS = {"cpu": 1 << 22}
+"""Logits that may exist at once (16 MiB in fp32, which caches like), where the model lets its head be called apart."""
+_LOGITS_ELSEWHERE = 1 << 26
 _FIRST_CHUNK = 64
 
 
@@ -91,16 +92,21 @@ def target_nats(
     where_BT = torch.from_numpy(wanted_BT).to(device)
     hidden, head = getattr(model, "hidden", None), getattr(model, "head", None)
     if not (callable(hidden) and callable(head)):
-        return _cross_entropy(model(tokens_BT, segments_BT)[where_BT], targets_N)
+        return _as_float64(_cross_entropy(model(tokens_BT, segments_BT)[where_BT], targets_N))
     x_ND = hidden(tokens_BT, segments_BT)[where_BT]
-    pieces, done, chunk = [], 0, _FIRST_CHUNK
+    most = _LOGITS.get(x_ND.device.type, _LOGITS_ELSEWHERE)
+    pieces, done, chunk = [targets_N.new_empty(0, dtype=torch.float32)], 0, _FIRST_CHUNK
     while done < len(x_ND):
         logits_NV = head(x_ND[done : done + chunk])
         pieces.append(_cross_entropy(logits_NV, targets_N[done : done + chunk]))
-        done, chunk = done + chunk, max(_FIRST_CHUNK, _LOGITS // logits_NV.shape[-1])
-    return np.concatenate(pieces) if pieces else np.zeros(0)
+        done, chunk = done + chunk, max(_FIRST_CHUNK, most // logits_NV.shape[-1])
+    return _as_float64(torch.cat(pieces))
 
 
-def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> np.ndarray:
-    nats_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+
+
+def _as_float64(nats_N: Tensor) -> np.ndarray:
+    # Widened on the CPU: not every accelerator has float64.
     return nats_N.cpu().double().numpy()
