@@ -108,3 +108,17 @@ def test_a_whole_recipe_is_seen_only_where_it_is_taken_apart() -> None:
         if one.full == "farthing.recipe.Recipe"
     ]
     assert not wrong, "these take the section they need, not the Recipe: " + ", ".join(wrong)
+
+
+RUN_FILES = {"recipe.toml", "plan.json", "receipt.json", "events.jsonl", "result.json", "samples.txt", "checkpoints"}
+
+
+def test_only_rundir_knows_the_files_of_a_run() -> None:
+    wrong = [
+        f"{module.where(node.lineno)}: {node.value!r}"
+        for module in modules()
+        if module.package != "rundir"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Constant) and node.value in RUN_FILES
+    ]
+    assert not wrong, "ask farthing.rundir for the path: " + ", ".join(wrong)
