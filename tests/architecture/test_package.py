@@ -1,0 +1,68 @@
+"""What is shipped: a wheel with the recipes in it, tools that can read their files, and no stray data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from architecture.source import ROOT
+from farthing import __version__, config
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_recipes_and_the_types(wheel: Path) -> None:
+    assert wheel.name.startswith(f"farthing-{__version__}-py3-none-any")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"farthing/recipes/{name}.toml" for name in config.shipped_recipes()} <= names
+    assert "farthing/py.typed" in names
+    assert not [name for name in names if not name.startswith(("farthing/", f"farthing-{__version__}.dist-info/"))]
+
+
+def test_an_installed_package_finds_its_recipes(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    program = (
+        "from farthing import config, recipe; print(config.load(recipe.Recipe, 'studies/c-smallest').model.d_model)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "192", done.stderr
+
+
+def test_compose_builds_stages_that_the_dockerfile_has() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    instructions = [line.split() for line in (ROOT / "Dockerfile").read_text().splitlines()]
+    stages = {words[3] for words in instructions if words[:1] == ["FROM"] and len(words) == 4}
+    assert {service["build"]["target"] for service in compose["services"].values()} <= stages
+    assert all("/work/runs" in " ".join(service["volumes"]) for service in compose["services"].values())
+
+
+def test_hooks_and_makefile_call_the_same_tools() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    assert all(hook["entry"].startswith(".venv/bin/") for repo in hooks for hook in repo["hooks"])
+
+
+def test_torch_is_bounded_and_the_core_is_small() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "torch>=2.9,<2.14" in project["dependencies"]
+    assert len(project["dependencies"]) <= 14
