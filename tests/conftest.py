@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,7 @@ settings.register_profile("explore", deadline=None, suppress_health_check=[Healt
 settings.register_profile("repeatable", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile("repeatable" if os.environ.get("CI") else "explore")
 
+_SOURCES = Path(__file__).parents[1] / "src"
 _CACHE = "FARTHING_CACHE"
 _SURPRISES = ("FARTHING_CRASHPOINT", "SLURM_JOB_END_TIME", "SLURM_JOB_ID", "FORCE_COLOR", "COLUMNS")
 
@@ -23,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in _SURPRISES:
         os.environ.pop(name, None)
     # Child processes inherit these; torch reads the thread counts when it is first imported.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SOURCES), os.environ.get("PYTHONPATH")]))
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     if not hasattr(config, "workerinput"):
         # Workers of pytest-xdist inherit the folder, so they share it as concurrent runs do.

@@ -19,6 +19,7 @@ FLOORS = (
     {"data", "model", "optim"},
     {"plan", "train", "evals", "export"},
     {"assemble"},
+    {"session"},
     {"api"},
     {"cli"},
     {"", "__main__"},  # the package itself only hands on what api and cli offer
@@ -26,7 +27,7 @@ FLOORS = (
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 TORCH_FREE = {name for names in FLOORS[:5] for name in names} | {"data"}
 TORCH = {"torch", "transformers", "pytorch_optimizer", "torchao", "accelerate", "lm_eval"}
-SEES_A_WHOLE_RECIPE = {"recipe", "config", "plan", "assemble", "api", "cli", "", "__main__"}
+SEES_A_WHOLE_RECIPE = {"recipe", "config", "plan", "assemble", "session", "api", "cli", "", "__main__"}
 
 
 def _inner(module: Module) -> Iterator[tuple[Import, str]]:
