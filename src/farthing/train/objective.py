@@ -24,7 +24,7 @@ class Loss:
     total: Tensor
     """scalar to call backward on: this micro-batch's share of the step's mean over all its tokens"""
     nats: Tensor
-    """detached scalar: plain cross-entropy in nats, summed over the micro-batch's tokens; never smoothed or regularised"""
+    """detached scalar: plain cross-entropy in nats, summed over the micro-batch; never smoothed or regularised"""
 
 
 def objective(
