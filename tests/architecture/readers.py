@@ -68,10 +68,12 @@ class Knowledge:
     returns: dict[str, Types] = field(default_factory=lambda: defaultdict(frozenset))
     attributes: dict[str, Types] = field(default_factory=lambda: defaultdict(frozenset))
     """what an attribute of this name, of an object that is no section, may be"""
+    aliases: dict[str, Types] = field(default_factory=dict)
+    """names that the package's own modules give to unions of sections"""
     splats: list[str] = field(default_factory=list)
 
     def size(self) -> int:
-        several = [*self.returns.values(), *self.attributes.values()]
+        several = [*self.returns.values(), *self.attributes.values(), *self.aliases.values()]
         return len(self.read) + len(self.properties) + sum(map(len, several))
 
 
@@ -99,9 +101,12 @@ class Reader(ast.NodeVisitor):
             case None:
                 return NOTHING
             case ast.Constant(value=str(text)):
-                return self.annotated(ast.parse(text, mode="eval").body)
+                try:
+                    return self.annotated(ast.parse(text, mode="eval").body)
+                except SyntaxError:  # not a type: the help text of a command's argument, say
+                    return NOTHING
             case ast.Name() | ast.Attribute():
-                return sections_in(self.resolve(node))
+                return sections_in(self.resolve(node)) or self.known.aliases.get(dotted(node), NOTHING)
             case _:
                 return union(self.annotated(child) for child in ast.iter_child_nodes(node))
 
@@ -135,12 +140,24 @@ class Reader(ast.NodeVisitor):
         made = sections_in(self.resolve(node.func))
         if made:
             return made
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "model_dump":
+            self.dumped(node)
+            return NOTHING
         if isinstance(node.func, ast.Attribute) and node.func.attr in {"model_copy", "model_validate"}:
             return self.infer(node.func.value) or sections_in(self.resolve(node.func.value))
         # config.load(Recipe, ...), cast(Wsd, ...), replace(...)
         handed = union(sections_in(self.resolve(argument)) for argument in node.args)
         name = dotted(node.func).rpartition(".")[2]
         return handed if handed and name in {"load", "build", "cast"} else self.known.returns.get(name, NOTHING)
+
+    def dumped(self, node: ast.Call) -> None:
+        """`section.model_dump(include={"field"})` reads the fields that it names."""
+        assert isinstance(node.func, ast.Attribute)
+        for keyword in node.keywords:
+            if keyword.arg == "include" and isinstance(keyword.value, ast.Set):
+                for named in keyword.value.elts:
+                    if isinstance(named, ast.Constant):
+                        self.attribute(self.infer(node.func.value), str(named.value))
 
     # Statements
 
@@ -172,6 +189,10 @@ class Reader(ast.NodeVisitor):
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.generic_visit(node)
+        if len(self.scopes) == 1 and isinstance(node.targets[0], ast.Name):
+            union_of = self.annotated(node.value) if isinstance(node.value, ast.BinOp | ast.Subscript) else NOTHING
+            if union_of:
+                self.known.aliases[node.targets[0].id] = union_of
         for target in node.targets:
             pairs = [(target, node.value)]
             if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
@@ -202,6 +223,7 @@ class Reader(ast.NodeVisitor):
             self.bind(ast.Name(node.name), sections_in(self.resolve(node.pattern.cls)))
 
     def visit_Call(self, node: ast.Call) -> None:
+        self.infer(node)
         for keyword in node.keywords:
             if keyword.arg is None and any(self.splat(inner) for inner in ast.walk(keyword.value)):
                 self.known.splats.append(self.module.where(node.lineno))

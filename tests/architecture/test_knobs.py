@@ -59,6 +59,8 @@ WSD = "from farthing.recipe.optimization import Wsd\n"
         (WSD + "class A:\n s: Wsd\n def f(self): return self.s.decay", {(Wsd, "decay")}),
         (WSD + "class A:\n def __init__(self, s: Wsd): self.s = s\n def f(self): self.s.decay", {(Wsd, "decay")}),
         ("from farthing.recipe import optimization as o\ndef f(s: o.Cosine): return s.floor", {(Cosine, "floor")}),
+        (WSD + "def f(s: Wsd): return s.model_dump(include={'decay'})", {(Wsd, "decay")}),
+        (WSD + "Either = Wsd | int\ndef f(s: Either): return s.decay", {(Wsd, "decay")}),
         ("def f(other): return other.decay", set()),
         (WSD + "def f(s: Wsd, other): return other.decay", set()),
     ],
