@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from architecture.source import ROOT
+from architecture.source import ROOT, dotted, modules
 from farthing import __version__, config
 
 
@@ -66,3 +67,17 @@ def test_torch_is_bounded_and_the_core_is_small() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "torch>=2.9,<2.14" in project["dependencies"]
     assert len(project["dependencies"]) <= 14
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {
+        keyword.value.value
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and dotted(node.func).endswith("need")
+        for keyword in node.keywords
+        if keyword.arg == "extra" and isinstance(keyword.value, ast.Constant)
+    }
+    assert "hf" in named
+    assert named <= extras.keys()
