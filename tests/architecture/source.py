@@ -11,6 +11,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "farthing"
 
+FLOORS = (
+    {"errors", "section", "storage"},
+    {"config", "budget", "events"},
+    {"recipe", "rundir"},
+    {"sinks", "compare"},
+    {"report", "search", "web"},
+    {"runtime"},
+    {"data", "model", "optim"},
+    {"plan", "train", "evals", "export"},
+    {"assemble"},
+    {"session"},
+    {"api"},
+    {"cli"},
+    {"", "__main__"},  # the package itself only hands on what api and cli offer
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
 
 @dataclass(frozen=True)
 class Import:

@@ -7,24 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from architecture.source import Import, Module, dotted, modules
+from architecture.source import FLOOR_OF, FLOORS, Import, Module, dotted, modules
 
-FLOORS = (
-    {"errors", "section", "storage"},
-    {"config", "budget", "events"},
-    {"recipe", "rundir"},
-    {"sinks", "compare"},
-    {"report", "search", "web"},
-    {"runtime"},
-    {"data", "model", "optim"},
-    {"plan", "train", "evals", "export"},
-    {"assemble"},
-    {"session"},
-    {"api"},
-    {"cli"},
-    {"", "__main__"},  # the package itself only hands on what api and cli offer
-)
-FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 TORCH_FREE = {name for names in FLOORS[:5] for name in names} | {"data"}
 TORCH = {"torch", "transformers", "pytorch_optimizer", "torchao", "accelerate", "lm_eval"}
 SEES_A_WHOLE_RECIPE = {"recipe", "config", "plan", "assemble", "session", "api", "cli", "", "__main__"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -81,3 +82,20 @@ def test_every_extra_that_a_message_names_exists() -> None:
     }
     assert "hf" in named
     assert named <= extras.keys()
+
+
+def test_every_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [
+        *project["dependencies"],
+        *(r for extra in project["optional-dependencies"].values() for r in extra),
+    ]
+    declared = {re.split(r"[^\w.-]", requirement)[0].replace("-", "_") for requirement in requirements}
+    undeclared = {
+        f"{module.where(one.line)} imports {one.module}"
+        for module in modules()
+        for one in module.imports()
+        if (top := one.module.partition(".")[0]) not in declared | sys.stdlib_module_names | {"farthing"}
+        if top not in {"__future__"}
+    }
+    assert not undeclared, "\n".join(sorted(undeclared))
