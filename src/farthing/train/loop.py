@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from farthing.budget import Spent
@@ -232,7 +232,7 @@ class Trainer:
         if not due:
             return False
         self._flush()
-        with self.average.swapped_in() if self.average is not None else nullcontext():
+        with self.average.swapped() if self.average is not None else nullcontext():
             for action in due:
                 for event in action.run(moment, self.stepper.model):
                     self._note(event)
@@ -249,7 +249,7 @@ class Trainer:
                 and (self.state.best_bits_per_byte is None or bits < self.state.best_bits_per_byte)
             ):
                 self.state.best_bits_per_byte, self.state.best_step = bits, event.step
-                event = Evaluated(**{**_fields(event), "best": True})
+                event = replace(event, best=True)
         self.emit(event)
 
     def _is_new_best(self) -> bool:
@@ -259,13 +259,14 @@ class Trainer:
         """Write a checkpoint of this moment, once; a full disk is reported and training goes on."""
         self._flush()
         optimizer_tensors, optimizer_values = self.stepper.optimizer.state()
+        average_tensors, average_values = self.average.state() if self.average is not None else (None, None)
         state = {
             "format": checkpoints.FORMAT,
             **asdict(self.state),
             "optimizer": optimizer_values,
             "scaler": self.stepper.precision.state(),
             "guard": self.guard.state(),
-            "average": self.average.values() if self.average is not None else None,
+            "average": average_values,
             "micro_batch": self.stepper.micro_batch,
             "wall_seconds": self.meter.wall_seconds,
             "random": random_states(),
@@ -275,7 +276,7 @@ class Trainer:
         snapshot = checkpoints.Snapshot(
             model=dict(self.stepper.model.state_dict()),
             optimizer=optimizer_tensors,
-            average=self.average.tensors() if self.average is not None else None,
+            average=average_tensors,
             state=state,
         )
         if not checkpoints.is_finite(snapshot.model):
@@ -315,7 +316,7 @@ class Trainer:
         self.guard.load_state(saved["guard"])
         if self.average is not None:
             assert snapshot.average is not None
-            self.average.load(snapshot.average, saved["average"])
+            self.average.load_state(snapshot.average, saved["average"])
         self.stepper.micro_batch = saved["micro_batch"]
         restore_random_states(saved["random"])
         self.state = State(
@@ -417,7 +418,3 @@ class Trainer:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _fields(event: Any) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in event.__dataclass_fields__}

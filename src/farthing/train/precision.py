@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 
+from farthing.optim.optimizer_set import OptimizerSet
+
 Format = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,11 +31,10 @@ class Precision:
         """The loss to call backward on."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
-    def unscale(self, optimizers: list[torch.optim.Optimizer]) -> None:
+    def unscale(self, optimizer: OptimizerSet) -> None:
         """Bring gradients back to their true size."""
         if self.scaler is not None:
-            for optimizer in optimizers:
-                self.scaler.unscale_(optimizer)
+            self.scaler.unscale_(optimizer)  # type: ignore[arg-type]
 
     def update(self) -> None:
         """Adapt the scale after a step, taken or skipped."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from farthing.data.batches import Batch
-from farthing.optim.build import OptimizerSet
-from farthing.optim.sharpness import Perturbation
-from farthing.recipe.optimization import Objective
-from farthing.train.objective import objective
+from farthing.optim.optimizer_set import OptimizerSet
+from farthing.optim.sharpness import perturbed
+from farthing.recipe.optimization import Objective, Sharpness
+from farthing.train.objective import Loss, objective
 from farthing.train.precision import Precision
 
 
@@ -55,7 +55,7 @@ class Stepper:
         forward: what to call for logits_BTV; the model itself, or its compiled form.
         optimizer: moves the weights.
         section: the recipe's objective.
-        perturbation: sharpness-aware perturbation, or None.
+        sharpness: the recipe's sharpness section.
         precision: number format.
         device: where the model is.
         batch_size: windows of a full step.
@@ -71,7 +71,7 @@ class Stepper:
         forward: Callable[[Tensor, Tensor | None], Tensor],
         optimizer: OptimizerSet,
         section: Objective,
-        perturbation: Perturbation | None,
+        sharpness: Sharpness,
         precision: Precision,
         device: torch.device,
         batch_size: int,
@@ -85,9 +85,9 @@ class Stepper:
         self.device = device
         self.batch_size = batch_size
         self.micro_batch = micro_batch
-        self._forward = forward
+        self.forward = forward
         self._section = section
-        self._perturbation = perturbation
+        self._sharpness = sharpness
         self._clip = gradient_clip
         self._stop_asked = stop_asked
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -115,13 +115,11 @@ class Stepper:
     def _take(self, batch: Batch) -> Taken:
         self.model.train()
         nats = self._accumulate(batch)
-        if self._perturbation is not None and self._perturbation.ascend():
-            try:
+        with perturbed(self._parameters, self._sharpness) as moved:
+            if moved:
                 self.optimizer.zero_grad()
                 self._accumulate(batch)
-            finally:
-                self._perturbation.restore()
-        self.precision.unscale(self.optimizer.parts)
+        self.precision.unscale(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         loss, size = float(nats) / batch.tokens, float(norm)
         finite = math.isfinite(loss) and math.isfinite(size)
@@ -137,18 +135,18 @@ class Stepper:
         total = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
         for part in batch.split(self.micro_batch):
             inputs_BT, targets_BT, segments_BT = self._to_device(part)
-            with self.precision.autocast():
-                loss = objective(
-                    lambda i=inputs_BT, s=segments_BT: self._forward(i, s),
-                    targets_BT,
-                    self._section,
-                    tokens=batch.tokens,
-                )
-            self.precision.scale(loss.backward).backward()
+            loss = self._loss(inputs_BT, targets_BT, segments_BT, batch.tokens)
+            self.precision.scale(loss.total).backward()
             total += loss.nats.to(total)
             if self._stop_asked() and part.windows < batch.windows:
                 raise Abandoned
         return total
+
+    def _loss(self, inputs_BT: Tensor, targets_BT: Tensor, segments_BT: Tensor | None, tokens: int) -> Loss:
+        with self.precision.autocast():
+            logits_BTV = self.forward(inputs_BT, segments_BT)
+            again_BTV = self.forward(inputs_BT, segments_BT) if self._section.r_drop > 0 else None
+        return objective(logits_BTV, targets_BT, self._section, tokens=tokens, again_BTV=again_BTV)
 
     def _to_device(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         inputs_BT = torch.from_numpy(part.inputs_BT).to(self.device, non_blocking=True)

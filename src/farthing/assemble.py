@@ -1,0 +1,312 @@
+"""Recipe + plan -> built objects: the only file that knows every package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from farthing import __version__, config
+from farthing.data.preflight import many_epochs
+from farthing.data.prepare import Prepared, prepare
+from farthing.data.store import Report
+from farthing.data.batches import Batches
+from farthing.data.known import KNOWN
+from farthing.data.split import TokenSplit
+from farthing.data.tokenizer import Tokenizer
+from farthing.errors import UserError
+from farthing.evals.references import references
+from farthing.evals.samples import write_samples
+from farthing.evals.yardstick import evaluate
+from farthing.events import Emit, Evaluated, Event, EventLog, Notice, Sampled
+from farthing.model.gpt import GPT, build_model
+from farthing.optim.build import build_optimizer
+from farthing.plan import Counts, Plan, Settings, Timing, estimate, make_plan, settle
+from farthing.recipe import Recipe
+from farthing.recipe.data import Bpe, ByteTokenizer, Gpt2Tokenizer, Unigram
+from farthing.rundir import RunDir
+from farthing.runtime.device import Machine
+from farthing.runtime.seed import numeric_fingerprint
+from farthing.train import calibrate
+from farthing.train.actions import Action, Moment, at_cadence
+from farthing.train.averaging import Averaged
+from farthing.train.guard import DivergenceGuard
+from farthing.train.interruption import Interruption
+from farthing.train.loop import Course, Trainer
+from farthing.train.meter import Meter
+from farthing.train.precision import Precision
+from farthing.train.step import Stepper
+
+CALIBRATION_SECONDS = 3.0
+CALIBRATION_SECONDS_WHEN_IT_COUNTS = 6.0
+"""for a budget in minutes or money, whose number of steps depends on it"""
+
+
+def read_text(recipe: Recipe, *, directory: Path, cache: Path, report: Report) -> Prepared:
+    """The recipe's text as tokens, from the cache where it has been read before."""
+    return prepare(
+        recipe.data,
+        recipe.tokenizer,
+        directory=directory,
+        cache=cache,
+        context_length=recipe.model.context_length,
+        report=report,
+    )
+
+
+def counts_of(text: Prepared) -> Counts:
+    """What the plan needs to know of the text."""
+    return Counts(text.tokenizer.vocab_size, len(text.train.tokens_N), len(text.validation.tokens_N))
+
+
+def counts_without_text(recipe: Recipe) -> Counts:
+    """What is known before there is any text: the size of the vocabulary.
+
+    Raises:
+        UserError: not even that, since the tokenizer is a file of the user's own that has not been read.
+    """
+    match recipe.tokenizer:
+        case ByteTokenizer():
+            return Counts(257, None, None)
+        case Bpe() | Unigram():
+            return Counts(recipe.tokenizer.vocab_size, None, None)
+        case Gpt2Tokenizer():
+            return Counts(50_257, None, None)
+    raise UserError(f"tokenizer.path={recipe.tokenizer.path}: its vocabulary is known only when the text can be read")
+
+
+def plan_run(recipe: Recipe, machine: Machine, text: Prepared | None, *, disk_free: int, measure: bool = True) -> Plan:
+    """The plan of a recipe on this machine; timed on real steps where there is text and `measure` is on."""
+    counts = counts_without_text(recipe) if text is None else counts_of(text)
+    settings = settle(recipe, machine, counts)
+    timing = estimate(recipe, machine, counts, settings)
+    warnings = [] if text is None else [message for _, message in text.warnings]
+    draft = make_plan(recipe, machine, counts, settings, timing, disk_free=disk_free, warnings=warnings)
+    if text is not None and measure and not draft.refusals:
+        timing = _measured(recipe, machine, settings, text, timing)
+        draft = make_plan(recipe, machine, counts, settings, timing, disk_free=disk_free, warnings=warnings)
+    repeated = many_epochs(draft.epochs) if draft.epochs is not None else None
+    return draft if repeated is None else replace(draft, warnings=[*draft.warnings, repeated[1]])
+
+
+def _measured(recipe: Recipe, machine: Machine, settings: Settings, text: Prepared, guess: Timing) -> Timing:
+    if guess.seconds_per_step / settings.accumulation > 20:
+        return guess
+    budget = recipe.budget
+    counts_on_it = budget.minutes is not None or budget.money is not None
+    stepper = build_stepper(recipe, settings, text.tokenizer.vocab_size, machine.torch_device)
+    seconds = CALIBRATION_SECONDS_WHEN_IT_COUNTS if counts_on_it else CALIBRATION_SECONDS
+    measured = calibrate.measure(stepper, build_batches(recipe, text.train), seconds=seconds)
+    how = f"measured on {measured.samples} {'steps' if settings.accumulation == 1 else 'micro-batches'}"
+    return Timing(measured.seconds_per_step, how, measured=True)
+
+
+def build_batches(recipe: Recipe, train: TokenSplit) -> Batches:
+    """The training data of a recipe."""
+    return Batches(
+        train,
+        context_length=recipe.model.context_length,
+        batch_size=recipe.train.batch_size,
+        order=recipe.train.order,
+        seed=recipe.seed,
+        segments=recipe.model.attention.scope == "document",
+    )
+
+
+def build_stepper(
+    recipe: Recipe,
+    settings: Settings,
+    vocab_size: int,
+    device: torch.device,
+    *,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> Stepper:
+    """Model, optimizer and objective, fresh from the recipe's seed, on a device."""
+    model = build_model(recipe.model, vocab_size, seed=recipe.seed, attention=settings.attention).to(device)
+    forward: Any = torch.compile(model, dynamic=False) if settings.compile else model
+    return Stepper(
+        model=model,
+        forward=forward,
+        optimizer=build_optimizer(recipe.optimizer, model.named_parameters(), model.roles()),
+        section=recipe.objective,
+        sharpness=recipe.optimizer.sharpness,
+        precision=Precision(settings.precision, device),
+        device=device,
+        batch_size=recipe.train.batch_size,
+        micro_batch=settings.micro_batch,
+        gradient_clip=recipe.train.gradient_clip,
+        stop_asked=stop_asked,
+    )
+
+
+def receipt(recipe: Recipe, machine: Machine, text: Prepared, *, directory: Path) -> dict[str, Any]:
+    """What a run runs on: versions, machine, text and tokenizer. Nothing of the environment's variables."""
+    return {
+        "farthing": __version__,
+        "machine": machine.as_dict(),
+        "numeric": numeric_fingerprint(machine.torch_device),
+        "recipe": config.fingerprint(recipe),
+        "tokenizer": {"fingerprint": text.tokenizer.fingerprint, "vocab_size": text.tokenizer.vocab_size},
+        "data": text.receipt,
+        "directory": str(directory),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def identity(recipe: Recipe, text: Prepared) -> dict[str, str]:
+    """What a checkpoint belongs to."""
+    return {
+        "recipe": config.fingerprint(recipe),
+        "text": text.train.fingerprint,
+        "tokenizer": text.tokenizer.fingerprint,
+    }
+
+
+def load_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int, device: torch.device) -> GPT:
+    """A model with given weights, for scoring and sampling."""
+    model = build_model(recipe.model, vocab_size, seed=recipe.seed, attention="sdpa")
+    model.load_state_dict(weights, strict=True)
+    return model.to(device).eval()
+
+
+def score(
+    recipe: Recipe, model: nn.Module, split: TokenSplit, *, precision: str, device: torch.device
+) -> dict[str, Any]:
+    """The yardsticks of a model on a text, as the recipe's [evaluate] asks."""
+    return evaluate(
+        model,
+        split,
+        recipe.evaluate,
+        context_length=recipe.model.context_length,
+        train_batch_size=recipe.train.batch_size,
+        train_precision=precision,
+        device=device,
+        segments=recipe.model.attention.scope == "document",
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The action that scores the validation text at a cadence, and at the end."""
+
+    recipe: Recipe
+    split: TokenSplit
+    every: int
+    precision: str
+    device: torch.device
+
+    def due(self, moment: Moment) -> bool:
+        """At the cadence and at the end."""
+        return at_cadence(moment, self.every)
+
+    def run(self, moment: Moment, model: nn.Module) -> list[Event]:
+        """Score every validation token."""
+        start = time.monotonic()
+        found = score(self.recipe, model, self.split, precision=self.precision, device=self.device)
+        seconds = round(time.monotonic() - start, 3)
+        spent = moment.spent.as_dict()
+        return [Evaluated(step=moment.step, split=self.split.name, validation=found, spent=spent, seconds=seconds)]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The action that writes samples at the end."""
+
+    recipe: Recipe
+    tokenizer: Tokenizer
+
+    def due(self, moment: Moment) -> bool:
+        """Only at the end."""
+        return moment.step == moment.steps
+
+    def run(self, moment: Moment, model: nn.Module) -> list[Event]:
+        """Write the recipe's samples."""
+        written = write_samples(model, self.tokenizer, self.recipe.sample, seed=self.recipe.seed)
+        return [Sampled(step=moment.step, prompt=sample.prompt, text=sample.text) for sample in written]
+
+
+def build_trainer(
+    run: RunDir,
+    recipe: Recipe,
+    plan: Plan,
+    text: Prepared,
+    machine: Machine,
+    *,
+    log: EventLog,
+    meter: Meter,
+    interruption: Interruption,
+) -> Trainer:
+    """Everything that a run needs, ready for its first step."""
+    assert plan.steps is not None and plan.last_window is not None
+    assert plan.evaluate_every is not None and plan.checkpoint_every is not None
+    settings, device = plan.settings, machine.torch_device
+    stepper = build_stepper(
+        recipe, settings, text.tokenizer.vocab_size, device, stop_asked=lambda: interruption.signal is not None
+    )
+    if settings.compile:
+        stepper.forward = _compiled_or_not(stepper, build_batches(recipe, text.train), log.emit)
+    minutes, money = recipe.budget.minutes, recipe.budget.money
+    actions: list[Action] = [
+        Evaluation(recipe, text.validation, plan.evaluate_every, settings.precision, device),
+        Samples(recipe, text.tokenizer),
+    ]
+    ema = recipe.train.ema
+    return Trainer(
+        run=run,
+        course=Course(
+            seed=recipe.seed,
+            steps=plan.steps,
+            last_window=plan.last_window,
+            flops_per_token=plan.flops_per_token,
+            peak_flops=plan.peak_flops,
+            log_every=plan.log_every,
+            checkpoint_every=plan.checkpoint_every,
+            keep=recipe.checkpoint.keep,
+            keep_best=recipe.checkpoint.best,
+            on_divergence=recipe.train.on_divergence,
+            identity=identity(recipe, text),
+            numeric=numeric_fingerprint(device),
+            stop_seconds=None if minutes is None else minutes * 60,
+            stop_money=money,
+        ),
+        schedule=recipe.schedule,
+        stepper=stepper,
+        batches=build_batches(recipe, text.train),
+        average=None if ema is None else Averaged(stepper.model.named_parameters(), ema),
+        guard=DivergenceGuard(recipe.train.divergence_factor),
+        meter=meter,
+        actions=actions,
+        emit=log.emit,
+        interruption=interruption,
+        log_position=log.position,
+    )
+
+
+def _compiled_or_not(stepper: Stepper, batches: Batches, emit: Emit) -> Any:
+    """The compiled model if a forward pass of it works here, else the plain one and a notice."""
+    batch = batches.batch(0).rows(0, stepper.micro_batch)
+    try:
+        with torch.no_grad():
+            segments = None if batch.segments_BT is None else torch.from_numpy(batch.segments_BT).to(stepper.device)
+            stepper.forward(torch.from_numpy(batch.inputs_BT).to(stepper.device), segments)
+    except Exception as error:
+        # Whatever the compiler trips over, training without it is the same training.
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        emit(Notice(code="compile_fallback", message=f"torch.compile failed ({reason}); going on without it"))
+        return stepper.model
+    return stepper.forward
+
+
+def compare_with(text: Prepared, split: TokenSplit) -> dict[str, Any]:
+    """What other means make of the same text, for scale."""
+    return references(split, training=text.train, vocab_size=text.tokenizer.vocab_size)
+
+
+def known_corpora() -> list[str]:
+    """Names that `farthing data get` takes."""
+    return sorted(KNOWN)

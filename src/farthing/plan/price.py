@@ -1,0 +1,239 @@
+"""The price before it is paid: what a recipe comes to on this machine.
+
+Recipe + machine + counts of the text -> steps, micro-batch, memory, FLOPs, minutes and money, and what is refused.
+Derived numbers live here and never go back into the recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from farthing.budget import Rates, steps_for_limits
+from farthing.model import cost
+from farthing.optim.memory import state_bytes
+from farthing.plan.settings import (
+    START_SECONDS,
+    Counts,
+    Settings,
+    Timing,
+    available_memory,
+    fewest,
+    flops_per_token,
+    memory_terms,
+    parameters_by_role,
+    rates_of,
+)
+from farthing.recipe import Recipe
+from farthing.runtime.device import Machine, matmul_rate
+
+CALIBRATION_MARGIN = 0.95
+"""Share of a budget in minutes or money that is turned into steps; the rest absorbs a machine that slows down."""
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take. `steps`, `tokens` and what follows from them are None while the text has not been read."""
+
+    parameters: int
+    parameters_by_part: dict[str, int]
+    vocab_size: int
+    steps: int | None
+    limited_by: str | None
+    steps_by_limit: dict[str, int]
+    last_window: int | None
+    tokens: int | None
+    epochs: float | None
+    flops: float | None
+    flops_per_token: float
+    tokens_per_epoch: int | None
+    settings: Settings
+    memory: dict[str, int]
+    memory_bytes: int
+    memory_available: int
+    checkpoint_bytes: int
+    seconds_per_step: float
+    timing: str
+    measured: bool
+    seconds: float | None
+    evaluation_seconds: float | None
+    money: float | None
+    peak_flops: float
+    evaluate_every: int | None
+    checkpoint_every: int | None
+    log_every: int
+    fits: bool
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; what plan.json holds."""
+        return asdict(self)
+
+
+def make_plan(
+    recipe: Recipe,
+    machine: Machine,
+    counts: Counts,
+    settings: Settings,
+    timing: Timing,
+    *,
+    disk_free: int,
+    warnings: list[str] | None = None,
+) -> Plan:
+    """Put the whole plan together.
+
+    Args:
+        recipe: what was asked.
+        machine: where it will run.
+        counts: the text in tokens.
+        settings: from `settle`.
+        timing: measured, or from `estimate`.
+        disk_free: bytes free where the run folder goes.
+        warnings: what the text's preflight had to say.
+    """
+    table = cost.parameter_table(recipe.model, counts.vocab_size)
+    parameters = sum(table.values())
+    terms = memory_terms(
+        recipe, counts.vocab_size, settings.micro_batch, settings.precision, settings.attention, machine
+    )
+    saved = cost_of_checkpoint(recipe, counts.vocab_size)
+    rates = rates_of(recipe, counts, timing.seconds_per_step)
+    plan = _Schedule.of(recipe, counts, rates, timing, settings)
+    price = recipe.budget.price_per_hour
+    money = None
+    if price is not None and plan.seconds is not None:
+        money = (plan.seconds + (plan.evaluation_seconds or 0) + START_SECONDS) / 3600 * price
+    available = available_memory(recipe, machine)
+    result = Plan(
+        parameters=parameters,
+        parameters_by_part=table,
+        vocab_size=counts.vocab_size,
+        steps=plan.steps,
+        limited_by=plan.limited_by,
+        steps_by_limit=plan.by_limit,
+        last_window=plan.last_window,
+        tokens=plan.tokens,
+        epochs=None if plan.tokens is None or not counts.tokens_per_epoch else plan.tokens / counts.tokens_per_epoch,
+        flops=None if plan.tokens is None else plan.tokens * flops_per_token(recipe, counts.vocab_size),
+        flops_per_token=flops_per_token(recipe, counts.vocab_size),
+        tokens_per_epoch=counts.tokens_per_epoch,
+        settings=settings,
+        memory=terms,
+        memory_bytes=sum(terms.values()),
+        memory_available=available,
+        checkpoint_bytes=saved,
+        seconds_per_step=timing.seconds_per_step,
+        timing=timing.how,
+        measured=timing.measured,
+        seconds=plan.seconds,
+        evaluation_seconds=plan.evaluation_seconds,
+        money=money,
+        peak_flops=matmul_rate(settings.precision, machine.device),
+        evaluate_every=plan.evaluate_every,
+        checkpoint_every=plan.checkpoint_every,
+        log_every=plan.log_every,
+        fits=sum(terms.values()) <= available,
+        warnings=list(warnings or []),
+    )
+    result.refusals.extend(_refusals(recipe, result, disk_free))
+    return result
+
+
+def cost_of_checkpoint(recipe: Recipe, vocab_size: int) -> int:
+    """Bytes of one checkpoint: weights, optimizer state and the averaged weights if there are any."""
+    roles = parameters_by_role(recipe.model, vocab_size)
+    copies = 2 if recipe.train.ema is not None else 1
+    return copies * 4 * sum(roles.values()) + state_bytes(recipe.optimizer, roles)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """How long the run is, and how often it looks up from its work."""
+
+    steps: int | None
+    limited_by: str | None
+    by_limit: dict[str, int]
+    last_window: int | None
+    tokens: int | None
+    seconds: float | None
+    evaluation_seconds: float | None
+    evaluate_every: int | None
+    checkpoint_every: int | None
+    log_every: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, counts: Counts, rates: Rates | None, timing: Timing, settings: Settings) -> _Schedule:
+        per_step = timing.seconds_per_step
+        log_every = (
+            max(1, min(100, round(0.5 / per_step))) if recipe.train.log_every == "auto" else recipe.train.log_every
+        )
+        by_limit = _with_margin(recipe, steps_for_limits(recipe.budget, rates)) if rates else {}
+        shortest = fewest(by_limit)
+        if shortest is None or rates is None:
+            return cls(None, None, by_limit, None, None, None, None, None, None, log_every)
+        limited_by, steps = shortest
+        last = steps * recipe.train.batch_size
+        if limited_by == "epochs" and recipe.budget.epochs is not None:
+            last = min(last, round(recipe.budget.epochs * rates.sequences_per_epoch))
+        # Exact but for the ragged last window of an unfinished epoch.
+        whole, rest = divmod(last, rates.sequences_per_epoch)
+        tokens = whole * rates.tokens_per_epoch + min(rest * recipe.model.context_length, rates.tokens_per_epoch)
+        once = _evaluation_seconds(recipe, counts, timing)
+        every = recipe.evaluate.every
+        if every == "auto":
+            # Ten looks, fewer where they would cost more than a tenth of the run. From counts, never from clocks: the
+            # same recipe must look at the same steps each time, or its best checkpoint would depend on the weather.
+            affordable = int(0.1 * 1.5 * tokens / counts.validation_tokens) if counts.validation_tokens else 10
+            every = -(-steps // min(10, max(1, affordable)))
+        every = steps if every == "end" else min(every, steps)
+        save = recipe.checkpoint.every
+        if save == "auto":
+            save = max(1, round(60 / per_step))
+        save = steps if save == "end" else min(save, steps)
+        looks = steps // every + (steps % every > 0)
+        return cls(steps, limited_by, by_limit, last, tokens, steps * per_step, looks * once, every, save, log_every)
+
+
+def _with_margin(recipe: Recipe, by_limit: dict[str, int]) -> dict[str, int]:
+    return {
+        name: max(1, int(steps * CALIBRATION_MARGIN)) if name in ("minutes", "money") else steps
+        for name, steps in by_limit.items()
+    }
+
+
+def _evaluation_seconds(recipe: Recipe, counts: Counts, timing: Timing) -> float:
+    """One evaluation: a forward pass is a third of a step's work, in fp32 at perhaps half the rate."""
+    if counts.validation_tokens is None:
+        return 0.0
+    stride = recipe.evaluate.stride
+    rescored = recipe.model.context_length / stride if stride != "context_length" else 1.0
+    per_token = timing.seconds_per_step / (recipe.train.batch_size * recipe.model.context_length)
+    readings = 2 if recipe.evaluate.legacy == "titles" else 1
+    return counts.validation_tokens * rescored * readings * per_token * (2 / 3)
+
+
+def _refusals(recipe: Recipe, plan: Plan, disk_free: int) -> list[str]:
+    found = []
+    if not plan.fits:
+        largest = max(plan.memory, key=lambda term: plan.memory[term])
+        advice = "train.micro_batch=auto" if recipe.train.micro_batch != "auto" else "a smaller model, batch or context"
+        found.append(
+            f"needs about {plan.memory_bytes / GIB:.1f} GiB ({largest} alone {plan.memory[largest] / GIB:.1f}), "
+            f"{plan.memory_available / GIB:.1f} GiB to be had; try {advice}"
+        )
+    size = plan.parameters * 4 / 1e6
+    low, high = recipe.limits.min_megabytes, recipe.limits.max_megabytes
+    if low is not None and size < low:
+        found.append(f"the model has {size:.1f} MB of fp32 parameters, under limits.min_megabytes={low:g}")
+    if high is not None and size > high:
+        found.append(f"the model has {size:.1f} MB of fp32 parameters, over limits.max_megabytes={high:g}")
+    copies = recipe.checkpoint.keep + recipe.checkpoint.best + 1
+    if disk_free < copies * plan.checkpoint_bytes:
+        found.append(
+            f"needs {copies * plan.checkpoint_bytes / 1e9:.2f} GB of disk for {copies} checkpoints, "
+            f"{disk_free / 1e9:.2f} GB free; free some, or point --runs at a larger disk"
+        )
+    return found

@@ -1,0 +1,293 @@
+"""One sitting of a run: from recipe to folder, through the loop, to the result; and the same again on resume."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farthing import assemble, config
+from farthing.data.prepare import Prepared
+from farthing.data.store import Report
+from farthing.errors import CheckpointError, DataError, FarthingError, UserError
+from farthing.events import Emit, EventLog, Finished, Notice, Resumed, Sampled, Started, Stopped, read_events
+from farthing.plan import Plan, Settings
+from farthing.recipe import Recipe
+from farthing.rundir import RunDir
+from farthing.runtime.device import Machine, configure, this_machine
+from farthing.runtime.seed import compare_fingerprints
+from farthing.storage import cache_folder, read_json, write_json, write_text
+from farthing.train import checkpoint as checkpoints
+from farthing.train.interruption import Interruption
+from farthing.train.loop import Trainer
+from farthing.train.meter import Meter
+
+RESULT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Whoever watches a run from outside; every part may do nothing.
+
+    Args:
+        reading: progress of preparing the text: stage, done, total.
+        planned: called with the run's name, recipe and plan before the first step; returns what follows the events.
+    """
+
+    reading: Report = lambda stage, done, total: None
+    planned: Callable[[str, Recipe, Plan], Emit | None] = lambda name, recipe, plan: None
+
+
+def new_run(
+    recipe: Recipe,
+    path: Path,
+    *,
+    device: str = "auto",
+    deadline: float | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, Any]:
+    """Train a recipe in a new run folder, to the end; returns result.json's content.
+
+    Raises:
+        FarthingError: see errors.py; with UserError nothing has been written.
+    """
+    start = time.monotonic()
+    watcher = watcher or Watcher()
+    check_writable(path.parent)
+    machine = prepare_machine(recipe, device)
+    directory = Path.cwd()
+    text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=watcher.reading)
+    plan = assemble.plan_run(recipe, machine, text, disk_free=disk_free(path))
+    if plan.refusals:
+        raise UserError(f"the plan is refused: {'; '.join(plan.refusals)}")
+    run = RunDir.create(
+        path,
+        recipe=config.to_toml(recipe),
+        tokenizer=text.tokenizer.to_json(),
+        plan=plan.as_dict(),
+        receipt=assemble.receipt(recipe, machine, text, directory=directory),
+    )
+    with run.locked():
+        log = EventLog(run.events)
+        meter = Meter(already=time.monotonic() - start, price_per_hour=recipe.budget.price_per_hour)
+        log.emit(
+            Started(
+                run=run.name,
+                recipe=config.fingerprint(recipe),
+                parameters=plan.parameters,
+                steps=plan.steps or 0,
+            )
+        )
+        return _sit(run, recipe, plan, text, machine, log, meter, deadline, watcher, snapshot=None)
+
+
+def resume(
+    run: RunDir, *, device: str = "auto", deadline: float | None = None, watcher: Watcher | None = None
+) -> dict[str, Any]:
+    """Continue a run from its newest valid checkpoint, or from its start if it has none; returns the result.
+
+    A finished run is left as it is.
+
+    Raises:
+        DataError: the text or the tokenizer is no longer what the run was started on.
+        CheckpointError: checkpoints exist and none is valid.
+        FarthingError: as for a new run.
+    """
+    start = time.monotonic()
+    watcher = watcher or Watcher()
+    with run.locked():
+        if run.result.is_file():
+            return dict(read_json(run.result))
+        run.sweep()
+        recipe = config.load(Recipe, str(run.recipe))
+        plan, receipt = read_plan(run), read_receipt(run)
+        machine = prepare_machine(recipe, device, threads=plan.settings.threads)
+        text = _same_text(run, recipe, receipt, watcher.reading)
+        log = EventLog(run.events)
+        snapshot = checkpoints.load_newest(
+            run,
+            assemble.identity(recipe, text),
+            lambda message: log.emit(Notice(code="damaged_checkpoint", message=message)),
+        )
+        found = None
+        meter = Meter(already=time.monotonic() - start, price_per_hour=recipe.budget.price_per_hour)
+        if snapshot is not None:
+            found, _ = snapshot
+            log.cut_back(found.state["events_bytes"])
+            meter = Meter(
+                seconds=found.state["spent"]["seconds"],
+                wall_seconds=found.state["wall_seconds"],
+                already=time.monotonic() - start,
+                price_per_hour=recipe.budget.price_per_hour,
+            )
+        return _sit(run, recipe, plan, text, machine, log, meter, deadline, watcher, snapshot=found)
+
+
+def _sit(
+    run: RunDir,
+    recipe: Recipe,
+    plan: Plan,
+    text: Prepared,
+    machine: Machine,
+    log: EventLog,
+    meter: Meter,
+    deadline: float | None,
+    watcher: Watcher,
+    *,
+    snapshot: checkpoints.Snapshot | None,
+) -> dict[str, Any]:
+    with ExitStack() as stack:
+        stack.callback(log.close)
+        follower = watcher.planned(run.name, recipe, plan)
+        if follower is not None:
+            log.follow(follower)
+            stack.callback(getattr(follower, "close", lambda: None))
+        interruption = stack.enter_context(Interruption(deadline))
+        trainer = assemble.build_trainer(
+            run, recipe, plan, text, machine, log=log, meter=meter, interruption=interruption
+        )
+        if snapshot is not None:
+            trainer.restore(snapshot)
+            differences = compare_fingerprints(snapshot.state["numeric"], trainer.course.numeric)
+            step = trainer.state.step
+            log.emit(
+                Resumed(
+                    step=step,
+                    checkpoint=run.checkpoint(step).name,
+                    exact=not differences,
+                    why_inexact="; ".join(differences),
+                )
+            )
+        try:
+            trainer.train()
+        except FarthingError:
+            raise
+        except BaseException as error:
+            log.emit(Stopped(step=trainer.state.step, reason="error", message=f"{type(error).__name__}: {error}"))
+            raise
+        return _conclude(run, recipe, plan, text, log, trainer)
+
+
+def _conclude(
+    run: RunDir, recipe: Recipe, plan: Plan, text: Prepared, log: EventLog, trainer: Trainer
+) -> dict[str, Any]:
+    state = trainer.state
+    samples = _last_samples(run)
+    wall = trainer.meter.wall_seconds
+    compared = assemble.compare_with(text, text.validation) if recipe.evaluate.references else None
+    result = {
+        "version": RESULT_VERSION,
+        "run": str(run.path),
+        "status": "finished",
+        "validation": state.validation,
+        "best": None
+        if state.best_step is None
+        else {"step": state.best_step, "bits_per_byte": state.best_bits_per_byte},
+        "references": compared,
+        "spent": state.spent.as_dict(),
+        "wall_seconds": round(wall, 3),
+        "parameters": plan.parameters,
+        "samples": [{"prompt": prompt, "text": written} for prompt, written in samples],
+    }
+    log.emit(
+        Finished(
+            status="finished",
+            spent=state.spent.as_dict(),
+            validation=state.validation,
+            wall_seconds=round(wall, 3),
+        )
+    )
+    write_text(run.samples, "\n\n".join(prompt + written for prompt, written in samples) + "\n")
+    write_json(run.result, result)
+    return result
+
+
+def _last_samples(run: RunDir) -> list[tuple[str, str]]:
+    """The samples of the last sitting's end, from the events: they may have been written before a crash."""
+    found = [event for event in read_events(run.events) if event["kind"] == Sampled.kind]
+    last = max((event["step"] for event in found), default=None)
+    return [(event["prompt"], event["text"]) for event in found if event["step"] == last]
+
+
+def _same_text(run: RunDir, recipe: Recipe, receipt: Mapping[str, Any], report: Report) -> Prepared:
+    """The run's text again, proven to be the same."""
+    directory = Path(receipt["directory"])
+    try:
+        text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=report)
+    except UserError as error:
+        raise DataError(f"{run.path}: its text cannot be read any more: {error}") from None
+    for name, split in (("train", text.train), ("validation", text.validation)):
+        was = receipt["data"]["splits"][name]["fingerprint"]
+        if split.fingerprint != was:
+            raise DataError(
+                f"{run.path}: the {name} text has changed since the run began ({split.fingerprint[:12]}, was {was[:12]}); "
+                "put the old files back, or start a new run"
+            )
+    if text.tokenizer.fingerprint != receipt["tokenizer"]["fingerprint"]:
+        raise DataError(f"{run.path}: the tokenizer has changed since the run began; start a new run")
+    return text
+
+
+def prepare_machine(recipe: Recipe, device: str, *, threads: int | None = None) -> Machine:
+    """Set torch up before anything is computed, and describe the machine."""
+    machine = this_machine(device)
+    configure(machine, threads=recipe.train.threads if threads is None else threads)
+    return machine
+
+
+def read_plan(run: RunDir) -> Plan:
+    """The plan that a run was started with.
+
+    Raises:
+        CheckpointError: plan.json is missing or damaged.
+    """
+    try:
+        table = read_json(run.plan)
+        settings = Settings(**table.pop("settings"))
+        return Plan(settings=settings, **table)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{run.plan}: cannot be read: {error}") from None
+
+
+def read_receipt(run: RunDir) -> dict[str, Any]:
+    """The receipt that a run was started with.
+
+    Raises:
+        CheckpointError: receipt.json is missing or damaged.
+    """
+    try:
+        return dict(read_json(run.receipt))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{run.receipt}: cannot be read: {error}") from None
+
+
+def existing(path: Path) -> Path:
+    """The nearest folder above a path that exists."""
+    path = path.absolute()
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def disk_free(path: Path) -> int:
+    """Bytes free where `path` is or will be."""
+    return shutil.disk_usage(existing(path)).free
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse early what would fail late.
+
+    Raises:
+        UserError: nothing can be written in this folder, or a file stands where it should be.
+    """
+    nearest = existing(folder)
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise UserError(f"{part}: is a file, so no runs can go there; choose another --runs folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest}: cannot be written to, so no runs can go there; choose another --runs folder")
