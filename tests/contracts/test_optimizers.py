@@ -224,6 +224,7 @@ def test_state_before_the_first_step_can_be_returned_to(kind: str, bf16: bool, t
     train(model, optimizers, range(3))
     once = weights(model)
     load(optimizers, model, tmp_path, "start")
+    assert optimizers.state() == ({}, json.loads((tmp_path / "start.json").read_text()))
     train(model, optimizers, range(3))
     assert same(once, weights(model))
 
