@@ -1,14 +1,13 @@
 """Farthing from Python: what the command does, as functions that return objects.
 
-    import farthing
-    run = farthing.train("default", {"budget.minutes": 2})
-    run.validation["bits_per_byte"], run.sample("def "), run.dataframe()
+import farthing
+run = farthing.train("default", {"budget.minutes": 2})
+run.validation["bits_per_byte"], run.sample("def "), run.dataframe()
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,15 @@ from farthing.data.tokenizer import Tokenizer
 from farthing.errors import UserError, need
 from farthing.evals.samples import continue_text, stream_text
 from farthing.events import Evaluated, Step, read_events
-from farthing.plan import Plan
+from farthing.planning import Plan
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir, find_run, list_runs, new_run_path, read_result
 from farthing.runtime.device import this_machine
-from farthing.sinks.console import Outlook, watch
+from farthing.sinks.console import Console, Outlook
+from farthing.sinks.reading import Reading
 from farthing.storage import cache_folder
-from farthing.train import checkpoint as checkpoints
-from farthing.train.interruption import parse_deadline, slurm_deadline
+from farthing.training import checkpoint as checkpoints
+from farthing.training.interruption import parse_deadline, slurm_deadline
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -60,22 +60,24 @@ def train(
     resolved = _recipe(recipe, overrides)
     path = new_run_path(Path(runs), name, _stem(recipe))
     until = _until(deadline)
-    with watch(quiet=quiet, price_per_hour=resolved.budget.price_per_hour) as display:
-        watcher = session.Watcher(reading=display.reading, planned=lambda run, _, plan: _show(display, run, plan))
-        session.new_run(resolved, path, device=device, deadline=until, watcher=watcher)
+    with Reading(quiet=quiet) as reading:
+        session.new_run(resolved, path, device=device, deadline=until, watcher=_watcher(reading, quiet))
     return Run(RunDir(path))
 
 
 def resume(
-    run: str | Path, *, runs: str | Path = "runs", device: str = "auto", deadline: str | None = None, quiet: bool = False
+    run: str | Path,
+    *,
+    runs: str | Path = "runs",
+    device: str = "auto",
+    deadline: str | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Continue a stopped run from its newest valid checkpoint; a finished one is returned as it is."""
     found = find_run(str(run), Path(runs))
     until = _until(deadline)
-    price = config.load(Recipe, str(found.recipe)).budget.price_per_hour
-    with watch(quiet=quiet, price_per_hour=price) as display:
-        watcher = session.Watcher(reading=display.reading, planned=lambda name, _, plan: _show(display, name, plan))
-        session.resume(found, device=device, deadline=until, watcher=watcher)
+    with Reading(quiet=quiet) as reading:
+        session.resume(found, device=device, deadline=until, watcher=_watcher(reading, quiet))
     return Run(found)
 
 
@@ -103,11 +105,9 @@ def plan(
     resolved = _recipe(recipe, overrides)
     machine = session.prepare_machine(resolved, device)
     missing, text = None, None
-    with watch(quiet=quiet) as display:
+    with Reading(quiet=quiet) as reading:
         try:
-            text = assemble.read_text(
-                resolved, directory=Path.cwd(), cache=cache_folder(), report=display.reading
-            )
+            text = assemble.read_text(resolved, directory=Path.cwd(), cache=cache_folder(), report=reading)
         except UserError as error:
             missing = str(error)
     try:
@@ -264,8 +264,8 @@ class Run:
             raise UserError(f"{strange[0]}: eval takes only evaluate.* settings; the rest belongs to the trained run")
         machine = session.prepare_machine(recipe, device)
         weights, step = checkpoints.weights(self._folder, checkpoint)
-        with watch(quiet=quiet) as display:
-            text = self._text(data, split, recipe, display.reading)
+        with Reading(quiet=quiet) as reading:
+            text = self._text(data, split, recipe, reading)
         model = assemble.load_model(recipe, weights, self.tokenizer.vocab_size, machine.torch_device)
         precision = self.plan.settings.precision
         found = assemble.score(recipe, model, text, precision=precision, device=machine.torch_device)
@@ -274,9 +274,7 @@ class Run:
     def _text(self, data: str | None, split: str, recipe: Recipe, report: Any) -> TokenSplit:
         cache = cache_folder()
         if data is not None:
-            return prepare_held_out(
-                recipe.data, data, self.tokenizer, directory=Path.cwd(), cache=cache, report=report
-            )
+            return prepare_held_out(recipe.data, data, self.tokenizer, directory=Path.cwd(), cache=cache, report=report)
         directory = Path(session.read_receipt(self._folder)["directory"])
         text = assemble.read_text(recipe, directory=directory, cache=cache, report=report)
         parts = {"train": text.train, "validation": text.validation, "test": text.test}
@@ -304,15 +302,19 @@ def _until(deadline: str | None) -> float | None:
     return min(given, default=None)
 
 
-def _show(display: Any, name: str, plan: Plan) -> Any:
-    """Tell the display what to expect; returns what follows the events."""
-    return nullcontext() if display is None else display.begin(
-        Outlook(
+def _watcher(reading: Reading, quiet: bool) -> session.Watcher:
+    """Show a run to a person: the preparation's bars, then its events."""
+
+    def planned(name: str, recipe: Recipe, plan: Plan) -> Console:
+        reading.close()
+        outlook = Outlook(
             run=name,
             steps=plan.steps or 0,
             tokens=plan.tokens or 0,
-            seconds=plan.seconds,
             parameters=plan.parameters,
-        ),
-        plan,
-    )
+            seconds=plan.seconds,
+            price_per_hour=recipe.budget.price_per_hour,
+        )
+        return Console(outlook, quiet=quiet)
+
+    return session.Watcher(reading=reading, planned=planned)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from farthing import __version__, config
-from farthing.data.preflight import many_epochs
-from farthing.data.prepare import Prepared, prepare
-from farthing.data.store import Report
 from farthing.data.batches import Batches
 from farthing.data.known import KNOWN
+from farthing.data.preflight import many_epochs
+from farthing.data.prepare import Prepared, prepare
 from farthing.data.split import TokenSplit
+from farthing.data.store import Report
 from farthing.data.tokenizer import Tokenizer
 from farthing.errors import UserError
 from farthing.evals.references import references
@@ -26,21 +26,21 @@ from farthing.evals.yardstick import evaluate
 from farthing.events import Emit, Evaluated, Event, EventLog, Notice, Sampled
 from farthing.model.gpt import GPT, build_model
 from farthing.optim.build import build_optimizer
-from farthing.plan import Counts, Plan, Settings, Timing, estimate, make_plan, settle
+from farthing.planning import Counts, Plan, Settings, Timing, estimate, make_plan, settle
 from farthing.recipe import Recipe
 from farthing.recipe.data import Bpe, ByteTokenizer, Gpt2Tokenizer, Unigram
 from farthing.rundir import RunDir
 from farthing.runtime.device import Machine
 from farthing.runtime.seed import numeric_fingerprint
-from farthing.train import calibrate
-from farthing.train.actions import Action, Moment, at_cadence
-from farthing.train.averaging import Averaged
-from farthing.train.guard import DivergenceGuard
-from farthing.train.interruption import Interruption
-from farthing.train.loop import Course, Trainer
-from farthing.train.meter import Meter
-from farthing.train.precision import Precision
-from farthing.train.step import Stepper
+from farthing.training import calibrate
+from farthing.training.actions import Action, Moment, at_cadence
+from farthing.training.averaging import Averaged
+from farthing.training.guard import DivergenceGuard
+from farthing.training.interruption import Interruption
+from farthing.training.loop import Course, Trainer
+from farthing.training.meter import Meter
+from farthing.training.precision import Precision
+from farthing.training.step import Stepper
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_SECONDS_WHEN_IT_COUNTS = 6.0

@@ -71,4 +71,6 @@ def need(module: str, *, extra: str, why: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{why} needs the package {module!r}; install it with: pip install 'farthing[{extra}]'") from error
+        raise UserError(
+            f"{why} needs the package {module!r}; install it with: pip install 'farthing[{extra}]'"
+        ) from error

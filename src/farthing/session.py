@@ -16,16 +16,16 @@ from farthing.data.prepare import Prepared
 from farthing.data.store import Report
 from farthing.errors import CheckpointError, DataError, FarthingError, UserError
 from farthing.events import Emit, EventLog, Finished, Notice, Resumed, Sampled, Started, Stopped, read_events
-from farthing.plan import Plan, Settings
+from farthing.planning import Plan, Settings
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir
 from farthing.runtime.device import Machine, configure, this_machine
 from farthing.runtime.seed import compare_fingerprints
 from farthing.storage import cache_folder, read_json, write_json, write_text
-from farthing.train import checkpoint as checkpoints
-from farthing.train.interruption import Interruption
-from farthing.train.loop import Trainer
-from farthing.train.meter import Meter
+from farthing.training import checkpoint as checkpoints
+from farthing.training.interruption import Interruption
+from farthing.training.loop import Trainer
+from farthing.training.meter import Meter
 
 RESULT_VERSION = 1
 

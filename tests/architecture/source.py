@@ -19,7 +19,7 @@ FLOORS = (
     {"report", "search", "web"},
     {"runtime"},
     {"data", "model", "optim"},
-    {"plan", "train", "evals", "export"},
+    {"planning", "training", "evals", "export"},
     {"assemble"},
     {"session"},
     {"api"},
@@ -53,7 +53,7 @@ class Module:
 
     @property
     def package(self) -> str:
-        """The part that floors are given to: `farthing.train.loop` belongs to `train`."""
+        """The part that floors are given to: `farthing.training.loop` belongs to `train`."""
         return self.name.removeprefix("farthing").lstrip(".").partition(".")[0]
 
     def where(self, line: int) -> str:

@@ -11,7 +11,7 @@ from architecture.source import FLOOR_OF, FLOORS, Import, Module, dotted, module
 
 TORCH_FREE = {name for names in FLOORS[:5] for name in names} | {"data"}
 TORCH = {"torch", "transformers", "pytorch_optimizer", "torchao", "accelerate", "lm_eval"}
-SEES_A_WHOLE_RECIPE = {"recipe", "config", "plan", "assemble", "session", "api", "cli", "", "__main__"}
+SEES_A_WHOLE_RECIPE = {"recipe", "config", "planning", "assemble", "session", "api", "cli", "", "__main__"}
 
 
 def _inner(module: Module) -> Iterator[tuple[Import, str]]:
@@ -67,10 +67,10 @@ def _is_distributed(node: ast.Attribute) -> bool:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("train", {"evals", "sinks", "report", "search", "compare", "web"}),
-        ("model", {"optim", "train"}),
-        ("search", {"train"}),
-        ("evals", {"train", "sinks"}),
+        ("training", {"evals", "sinks", "report", "search", "compare", "web"}),
+        ("model", {"optim", "training"}),
+        ("search", {"training"}),
+        ("evals", {"training", "sinks"}),
     ],
 )
 def test_strangers_stay_strangers(package: str, forbidden: set[str]) -> None:

@@ -6,19 +6,22 @@ import errno
 import os
 import sys
 import traceback
+from typing import Any
 
-import click
 import typer
 
 from farthing import __version__
 from farthing.cli import look, machine, recipes, run, text
 from farthing.errors import FarthingError, nearest
 
+# typer carries its own copy of click from some version on; its public exceptions lead to the right classes.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+_ClickException: type[Any] = _UsageError.__mro__[1]
+
 app = typer.Typer(
     name="farthing",
     help="Spend a fixed budget on the best small GPT it can buy, and prove what bought it.",
     epilog="Start with: farthing train        (the default recipe, on Python's own sources, about five minutes)",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -32,11 +35,13 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 run.register(app)
@@ -57,16 +62,13 @@ def _guarded(arguments: list[str] | None) -> int:
         code = command.main(arguments, prog_name="farthing", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        return 0
-    except click.UsageError as error:
+    except _UsageError as error:
         return _complain(_one_line(error), 2)
-    except click.ClickException as error:
+    except _ClickException as error:
         return _complain(error.format_message(), 2)
     except FarthingError as error:
         return _complain(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _complain("stopped", 130)
     except BrokenPipeError:
         # Whoever read our output has seen enough (| head); that is no failure of ours.
@@ -80,20 +82,16 @@ def _guarded(arguments: list[str] | None) -> int:
         return _bug(error)
 
 
-def _one_line(error: click.UsageError) -> str:
-    message = error.format_message().replace("\n", " ").rstrip(".")
-    names: list[str] = []
-    asked = ""
-    if error.ctx is not None:
-        command = error.ctx.command
-        if isinstance(error, click.NoSuchOption):
-            asked = error.option_name
-            names = [name for parameter in command.params for name in parameter.opts]
-        elif isinstance(command, click.Group) and "No such command" in message:
-            asked = message.partition("'")[2].rpartition("'")[0]
-            names = command.list_commands(error.ctx)
+def _one_line(error: Any) -> str:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return f"a verb is missing ({error.ctx.command_path} --help shows what there is)"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    asked = getattr(error, "option_name", "")
+    if asked and error.ctx is not None:
+        message = message.partition(" (")[0].partition(". Did")[0].partition("? Did")[0]
+        message += nearest(asked, [name for parameter in error.ctx.command.params for name in parameter.opts])
     path = error.ctx.command_path if error.ctx is not None else "farthing"
-    return f"{message[:1].lower()}{message[1:].partition(' (')[0]}{nearest(asked, names)} ({path} --help shows what there is)"
+    return f"{message[:1].lower()}{message[1:]} ({path} --help shows what there is)"
 
 
 def _complain(message: str, code: int) -> int:

@@ -25,7 +25,9 @@ def evaluate(
         list[str] | None, typer.Argument(metavar="[evaluate.PATH=VALUE]...", help="Settings of [evaluate] to change.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Score this text instead.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Which of the run's parts: validation, test, train.")] = "validation",
+    split: Annotated[
+        str, typer.Option("--split", help="Which of the run's parts: validation, test, train.")
+    ] = "validation",
     checkpoint: Checkpoint = "last",
     runs: Runs = RUNS,  # type: ignore[assignment]
     device: Device = "auto",
@@ -55,7 +57,9 @@ def sample(
     tokens: Annotated[int | None, typer.Option("--tokens", min=1, max=1_000_000, help="Tokens to write.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 takes the likeliest token.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Draw from this many likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Draw from the likeliest that make up this share.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", help="Draw from the likeliest that make up this share.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the draw; by default the run's.")] = None,
     checkpoint: Checkpoint = "last",
     runs: Runs = RUNS,  # type: ignore[assignment]

@@ -11,7 +11,9 @@ import typer
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RECIPE] [PATH=VALUE]...", help="A recipe (file or shipped name), then settings to change."),
+    typer.Argument(
+        metavar="[RECIPE] [PATH=VALUE]...", help="A recipe (file or shipped name), then settings to change."
+    ),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one under --runs.")]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of run folders.")]

@@ -16,9 +16,7 @@ def register(app: typer.Typer) -> None:
     data.callback()(_data)
     data.command()(get)
     app.add_typer(data, name="data")
-    tokenizer = typer.Typer(
-        help="Train, inspect and compare tokenizers.", no_args_is_help=True, rich_markup_mode=None
-    )
+    tokenizer = typer.Typer(help="Train, inspect and compare tokenizers.", no_args_is_help=True, rich_markup_mode=None)
     tokenizer.command("train")(train)
     tokenizer.command()(inspect)
     tokenizer.command()(compare)
@@ -37,10 +35,10 @@ def get(
 ) -> None:
     """Fetch a known corpus through the hub: resumable and verified."""
     from farthing.data.known import fetch
-    from farthing.sinks.console import watch
+    from farthing.sinks.reading import Reading
 
-    with watch(quiet=quiet or as_json) as display:
-        path = fetch(name, to, report=display.reading)
+    with Reading(quiet=quiet or as_json) as reading:
+        path = fetch(name, to, report=reading)
     if as_json:
         say_json({"name": name, "path": str(path)})
     else:
@@ -49,7 +47,9 @@ def get(
 
 def train(
     words: Words = None,
-    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where tokenizer.json goes.")] = Path("tokenizer.json"),
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where tokenizer.json goes.")] = Path(
+        "tokenizer.json"
+    ),
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +86,8 @@ def inspect(
 def compare(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe whose text is used.")],
     candidates: Annotated[
-        list[str], typer.Argument(metavar="KIND[:SIZE]...", help="Tokenizers to compare, such as bpe:8192 unigram:8192 byte.")
+        list[str],
+        typer.Argument(metavar="KIND[:SIZE]...", help="Tokenizers to compare, such as bpe:8192 unigram:8192 byte."),
     ],
     quiet: Quiet = False,
     as_json: Json = False,

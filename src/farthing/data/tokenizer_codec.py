@@ -190,11 +190,12 @@ class Tokenizer:
 
     def _learn(self, split: list[list[str]]) -> Callable[[str], bytes]:
         """What gives each of these words' tokens, as the bytes of an array; words are remembered between calls."""
-        words = set().union(*split)
-        unseen = sorted(words.difference(self._words))
-        if len(self._words) + len(unseen) > _REMEMBERED_WORDS:
-            self._words, unseen = {}, sorted(words)
-        known = self._words
+        words, known = set().union(*split), self._words
+        unseen = sorted(words.difference(known))
+        if len(known) + len(unseen) > _REMEMBERED_WORDS:
+            # A new table: other threads may still be reading the old one.
+            known, unseen = {}, sorted(words)
+            self._words = known
         made = self._library.encode_batch_fast(unseen, add_special_tokens=False) if unseen else []
         fresh = {word: self._array(encoding).tobytes() for word, encoding in zip(unseen, made, strict=True)}
         if unseen and len(max(unseen, key=len)) > _REMEMBERED_LENGTH:

@@ -45,7 +45,7 @@ class Optimizer(Section):
     """What every optimizer has in common."""
 
     weight_decay: Decay = 0.0
-    """decoupled weight decay, multiplied by the learning rate (for sgd, rmsprop: added to the gradient)"""
+    """decoupled weight decay, multiplied by the learning rate (muon: before adjust_lr; sgd, rmsprop: added to the gradient)"""
     weight_decay_on: Literal["matrices", "two_dimensional", "all"] = "matrices"
     """matrices: hidden matrices and an untied head; two_dimensional: embeddings too; all: biases and norms too"""
     sharpness: Sharpness = NoSharpness()
@@ -89,10 +89,10 @@ class Adafactor(Optimizer):
 
     kind: Literal["adafactor"] = "adafactor"
     lr: Rate = 1e-2
-    """peak learning rate, relative to each tensor's own root mean square"""
+    """peak learning rate, relative to each tensor's own root mean square (at least 1e-3), and never above 1/sqrt(step)"""
     beta2_decay: Annotated[float, Field(lt=0)] = -0.8
     """exponent of the second moment's decay over steps"""
-    clip_threshold: Rate = 1.0
+    clip_threshold: Annotated[float, Field(ge=1)] = 1.0
     """bound on the root mean square of an update"""
 
 
@@ -230,4 +230,4 @@ class Objective(Section):
     z_loss: Decay = 0.0
     """weight of log(sum of exp(logits))^2, which keeps logits small (Chowdhery et al. 2022)"""
     r_drop: Decay = 0.0
-    """weight of the symmetric divergence between two passes with different dropout (Wu et al. 2021); doubles the cost"""
+    """weight of the mean of the two divergences between two passes with different dropout (Wu et al. 2021); doubles the cost"""

@@ -23,6 +23,7 @@ _SETTINGS = (
     "KMP_DETERMINISTIC_REDUCTION",
 )
 """environment variables that change the bits of a result"""
+_MT19937_WORDS = 624
 
 
 def settle_vector_math() -> None:
@@ -92,12 +93,15 @@ def restore_random_states(states: dict[str, Any]) -> None:
     before = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
     try:
         python, vector = states["python"], states["numpy"]
+        key = _unpack(vector["key"], "<u4")
+        if len(key) != _MT19937_WORDS:
+            raise ValueError(f"numpy's generator has {_MT19937_WORDS} words, not {len(key)}")
         words = tuple(int(word) for word in _unpack(python["words"], "<u8"))
         random.setstate((python["version"], words, python["gauss"]))
         np.random.set_state(
             {
                 "bit_generator": vector["bit_generator"],
-                "state": {"key": _unpack(vector["key"], "<u4"), "pos": vector["pos"]},
+                "state": {"key": key, "pos": vector["pos"]},
                 "has_gauss": vector["has_gauss"],
                 "gauss": vector["gauss"],
             }

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from farthing.train.averaging import Averaged
+from farthing.training.averaging import Averaged
 
 
 def model() -> nn.Linear:

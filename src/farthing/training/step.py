@@ -16,8 +16,8 @@ from farthing.data.batches import Batch
 from farthing.optim.optimizer_set import OptimizerSet
 from farthing.optim.sharpness import perturbed
 from farthing.recipe.optimization import Objective, Sharpness
-from farthing.train.objective import Loss, objective
-from farthing.train.precision import Precision
+from farthing.training.objective import Loss, objective
+from farthing.training.precision import Precision
 
 
 class Abandoned(Exception):

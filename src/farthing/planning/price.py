@@ -12,7 +12,7 @@ from typing import Any
 from farthing.budget import Rates, steps_for_limits
 from farthing.model import cost
 from farthing.optim.memory import state_bytes
-from farthing.plan.settings import (
+from farthing.planning.settings import (
     START_SECONDS,
     Counts,
     Settings,

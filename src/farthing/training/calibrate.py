@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from farthing.data.batches import Batches
 from farthing.runtime.probes import synchronize
 from farthing.runtime.seed import random_states, restore_random_states
-from farthing.train.step import OutOfMemory, Stepper
+from farthing.training.step import OutOfMemory, Stepper
 
 LEAST_STEPS = 3
 

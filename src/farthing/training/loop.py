@@ -17,18 +17,18 @@ from farthing.budget import Spent
 from farthing.data.batches import Batches
 from farthing.errors import DivergedError, Preempted, ResourceError
 from farthing.events import Checkpointed, Emit, Evaluated, Notice, Step, Stopped
+from farthing.optim.schedules import factor
 from farthing.recipe.optimization import AnySchedule
 from farthing.rundir import RunDir
 from farthing.runtime.device import peak_memory_bytes
 from farthing.runtime.seed import random_states, restore_random_states, seed_step
-from farthing.train import checkpoint as checkpoints
-from farthing.train.actions import Action, Moment
-from farthing.train.averaging import Averaged
-from farthing.train.guard import DivergenceGuard
-from farthing.train.interruption import Interruption
-from farthing.train.meter import Meter
-from farthing.train.step import Abandoned, OutOfMemory, Stepper, Taken
-from farthing.optim.schedules import factor
+from farthing.training import checkpoint as checkpoints
+from farthing.training.actions import Action, Moment
+from farthing.training.averaging import Averaged
+from farthing.training.guard import DivergenceGuard
+from farthing.training.interruption import Interruption
+from farthing.training.meter import Meter
+from farthing.training.step import Abandoned, OutOfMemory, Stepper, Taken
 
 MAX_ROLLBACKS = 3
 

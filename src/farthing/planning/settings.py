@@ -158,7 +158,7 @@ def _guess(recipe: Recipe, machine: Machine, precision: str, rates: Rates | None
 def available_memory(recipe: Recipe, machine: Machine) -> int:
     """Bytes that a run may use: limits.memory_gb, or most of what is free here."""
     if recipe.limits.memory_gb is not None:
-        return int(recipe.limits.memory_gb * GIB)
+        return int(recipe.limits.memory_gb * 2**30)
     # What this process holds already is part of what the plan counts.
     return int((machine.memory_available + memory_now(machine.device)) * MEMORY_SHARE)
 

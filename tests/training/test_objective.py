@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from farthing.recipe.optimization import Objective
-from farthing.train.objective import IGNORED, objective
+from farthing.training.objective import IGNORED, objective
 
 EVERYTHING = Objective(label_smoothing=0.1, z_loss=0.01, r_drop=2.0)
 B, T, V = 6, 5, 7

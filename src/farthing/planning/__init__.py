@@ -1,0 +1,9 @@
+"""The price before it is paid (price.py), and what suits this machine (settings.py)."""
+
+from farthing.planning.price import Plan as Plan
+from farthing.planning.price import make_plan as make_plan
+from farthing.planning.settings import Counts as Counts
+from farthing.planning.settings import Settings as Settings
+from farthing.planning.settings import Timing as Timing
+from farthing.planning.settings import estimate as estimate
+from farthing.planning.settings import settle as settle

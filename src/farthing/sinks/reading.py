@@ -1,0 +1,85 @@
+"""Progress of what comes before the first step: reading, training a tokenizer, tokenising, fetching."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from farthing.sinks.legible import duration, legible
+from farthing.sinks.summary import terminal
+
+_QUIET_SECONDS = 2.0
+"""a stage that is over sooner is not worth a line in a log"""
+
+
+class Reading:
+    """Shows stages as they are reported: a bar on a terminal, a line a stage elsewhere. A context manager.
+
+    Call it with a stage's name, what is done and the total (0 where it is not known), in any one unit.
+
+    Args:
+        quiet: show nothing.
+        stream: where to write; by default standard error.
+        clock: seconds, rising.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._quiet = quiet
+        self._clock = clock
+        self._screen = terminal(self._stream)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._stage: str | None = None
+        self._since = 0.0
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        """Take in progress; a screen that has gone away is no reason to fail."""
+        if self._quiet:
+            return
+        if stage != self._stage:
+            self._end_stage()
+            self._stage, self._since = stage, self._clock()
+        with suppress(OSError, ValueError):
+            if self._screen.is_terminal:
+                self._draw(stage, done, total)
+
+    def close(self) -> None:
+        """End the last stage and leave the terminal as it was found."""
+        self._end_stage()
+        if self._bars is not None:
+            with suppress(OSError, ValueError):
+                self._bars.stop()
+            self._bars = None
+
+    def _draw(self, stage: str, done: float, total: float) -> None:
+        if self._bars is None:
+            columns = (TextColumn("  {task.description}"), BarColumn(30), TimeRemainingColumn())
+            self._bars = Progress(*columns, console=self._screen, transient=True)
+            self._bars.start()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(legible(stage), total=total or None)
+        self._bars.update(self._tasks[stage], completed=done, total=total or None)
+
+    def _end_stage(self) -> None:
+        stage, self._stage = self._stage, None
+        if stage is None:
+            return
+        took = self._clock() - self._since
+        if took >= _QUIET_SECONDS:
+            with suppress(OSError, ValueError):
+                self._screen.print(f"{legible(stage)}: {duration(took)}")
+                self._stream.flush()
