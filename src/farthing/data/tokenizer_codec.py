@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 
 from farthing.data import tokenizer_json
-from farthing.data.tokenizer_words import pieces_of, words_of
+from farthing.data.tokenizer_words import pieces_of, utf8, words_of
 from farthing.errors import UserError
 
 LONG = 1 << 18
@@ -175,7 +175,7 @@ class Tokenizer:
     def _encode_group(self, texts: list[str]) -> list[np.ndarray]:
         """Encode texts none of which is long, together."""
         if self._is_bytes:
-            return [np.frombuffer(_utf8(text), dtype=np.uint8).astype(self.dtype) for text in texts]
+            return [np.frombuffer(utf8(text), dtype=np.uint8).astype(self.dtype) for text in texts]
         if not self._in_words:
             return self._encode_by_library(texts)
         split = [words_of(text) for text in texts]
@@ -205,7 +205,7 @@ class Tokenizer:
 
     def _encode_by_library(self, texts: list[str]) -> list[np.ndarray]:
         for text in texts:
-            _utf8(text)
+            utf8(text)
         try:
             return [self._array(made) for made in self._library.encode_batch_fast(texts, add_special_tokens=False)]
         except Exception as error:
@@ -230,13 +230,3 @@ class Tokenizer:
                 at = next((i for i, (a, b) in enumerate(zip(probe, back, strict=False)) if a != b), 0)
                 return f"{probe[at : at + 12]!r} comes back as {back[at : at + 12]!r}"
         return None
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"character {error.start} of a text is {text[error.start]!r}, half of a surrogate pair, which UTF-8 cannot hold; "
-            "repair the file that it comes from"
-        ) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from farthing.data import tokenizer_json
-from farthing.data.tokenizer_words import pieces_of, roughly_words_of
+from farthing.data.tokenizer_words import pieces_of, roughly_words_of, utf8
 from farthing.errors import UserError
 
 SEPARATOR = "<eos>"
@@ -33,30 +33,34 @@ def sample(texts: Texts, sample_bytes: int) -> Iterator[str]:
         sample_bytes: the most UTF-8 bytes to yield.
 
     Raises:
-        UserError: there is no text.
+        UserError: there is no text, or half a surrogate pair in it.
     """
     total, wanted = 0, min(sample_bytes, _MOST_BYTES)
     words: set[str] = set()
     for piece in _pieces(texts):
-        total += len(piece.encode("utf-8", "replace"))
+        total += len(utf8(piece))
         if len(words) < _MOST_WORDS:
             words.update(roughly_words_of(piece))
             if len(words) >= _MOST_WORDS:
                 wanted = min(wanted, total)
     if total == 0:
         raise UserError("tokenizer: there is no text to train on; the training documents are empty")
-    return _draw(texts, wanted / total)
+    return _draw(texts, wanted, total)
 
 
-def _draw(texts: Texts, share: float) -> Iterator[str]:
+def _draw(texts: Texts, wanted: int, total: int) -> Iterator[str]:
     seen = taken = 0
+    first = ""
     for piece in _pieces(texts):
-        size = len(piece.encode("utf-8", "replace"))
+        first = first or piece
+        size = len(utf8(piece))
         seen += size
-        # One piece is always taken, so that a tiny sample is not an empty one.
-        if taken + size <= share * seen or (taken == 0 and share * seen >= size / 2):
+        # Taken when half of it lies within the share due by now, so that what is taken never falls behind or ahead.
+        if total <= wanted or (taken + size <= wanted and (2 * taken + size) * total <= 2 * wanted * seen):
             taken += size
             yield piece
+    if not taken:
+        yield first[: max(1, wanted // 4)]  # a character has at most four bytes
 
 
 def _pieces(texts: Texts) -> Iterator[str]:

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from farthing.errors import UserError
+
 _SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _EMOJI = "\U0001f300-\U0001faff"
 _BMP = 0x10000
@@ -51,6 +53,21 @@ def pieces_of(text: str, size: int, *, anywhere: bool = False) -> Iterator[str]:
         start = end
     if start < len(text) or not text:
         yield text[start:]
+
+
+def utf8(text: str) -> bytes:
+    """The text's bytes in UTF-8.
+
+    Raises:
+        UserError: it holds half of a surrogate pair, which no UTF-8 file can (JSON's escapes can make one).
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"character {error.start} of a text is {text[error.start]!r}, half of a surrogate pair, which UTF-8 cannot hold; "
+            "repair the file that it comes from"
+        ) from error
 
 
 def _expression(letters: str, numbers: str) -> re.Pattern[str]:
