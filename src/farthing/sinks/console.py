@@ -134,7 +134,7 @@ class Console:
             stream = sys.stdout if in_notebook() else sys.stderr
         self._stream = stream
         self._terminal = terminal(stream)
-        self._encoding = stream.encoding or "ascii"
+        self._encoding = stream.encoding or "utf-8"
         self._unicode = self._encoding.lower().replace("-", "").startswith("utf")
         self._style = style or _style_of(stream, self._terminal)
         self._quiet, self._verbose, self._clock = quiet, verbose, clock
@@ -268,12 +268,9 @@ class Console:
         if self._quiet and not always:
             return
         line = Text(legible(text, encoding=self._encoding), style=style)
-        if self._style == "plain":
-            # A log's reader wraps lines, or searches them whole.
-            self._terminal.print(line, soft_wrap=True)
-        else:
-            self._end_line()
-            self._terminal.print(line, overflow="fold")
+        self._end_line()
+        # Off a terminal a line stays whole: its reader wraps it, or searches it.
+        self._terminal.print(line, soft_wrap=self._style != "live")
         self._stream.flush()
 
     def _rewrite(self) -> None:
@@ -349,4 +346,4 @@ def in_notebook() -> bool:
 def _style_of(stream: TextIO, rich_terminal: Terminal) -> Style:
     if stream.isatty():
         return "plain" if rich_terminal.is_dumb_terminal else "live"
-    return "notebook" if in_notebook() else "plain"
+    return "notebook" if stream is sys.stdout and in_notebook() else "plain"

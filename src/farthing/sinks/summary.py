@@ -42,7 +42,7 @@ def show(summary: Summary, *, stream: TextIO | None = None) -> None:
     stream = sys.stderr if stream is None else stream
     screen = terminal(stream)
     with screen.capture() as captured:
-        screen.print(render(summary, encoding=stream.encoding or "ascii"))
+        screen.print(render(summary, encoding=stream.encoding or "utf-8"))
     # rich fills every line with spaces, which a file or a copied text is better without.
     stream.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
     stream.flush()

@@ -36,8 +36,8 @@ class TensorBoard:
         """Write an event; a run's end closes the file."""
         match event:
             case Resumed():
-                self._step = event.step
-                # TensorBoard then forgets the steps after this one, which are taken again.
+                self._step = event.step + 1
+                # TensorBoard then forgets the steps from here on, which are taken again.
                 start = self._events.SessionLog(status=self._events.SessionLog.START)
                 self._add(session_log=start)
             case Step() if event.step:
