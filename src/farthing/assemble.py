@@ -39,7 +39,7 @@ from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.loop import Course, Trainer
 from farthing.training.meter import Meter
-from farthing.training.precision import Precision
+from farthing.training.precision import Format, Precision
 from farthing.training.step import Stepper
 
 CALIBRATION_SECONDS = 3.0
@@ -151,7 +151,6 @@ def receipt(recipe: Recipe, machine: Machine, text: Prepared, *, directory: Path
         "machine": machine.as_dict(),
         "numeric": numeric_fingerprint(machine.torch_device),
         "recipe": config.fingerprint(recipe),
-        "tokenizer": {"fingerprint": text.tokenizer.fingerprint, "vocab_size": text.tokenizer.vocab_size},
         "data": text.receipt,
         "directory": str(directory),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -175,7 +174,7 @@ def load_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int
 
 
 def score(
-    recipe: Recipe, model: nn.Module, split: TokenSplit, *, precision: str, device: torch.device
+    recipe: Recipe, model: nn.Module, split: TokenSplit, *, precision: Format, device: torch.device
 ) -> dict[str, Any]:
     """The yardsticks of a model on a text, as the recipe's [evaluate] asks."""
     return evaluate(
@@ -197,7 +196,7 @@ class Evaluation:
     recipe: Recipe
     split: TokenSplit
     every: int
-    precision: str
+    precision: Format
     device: torch.device
 
     def due(self, moment: Moment) -> bool:
@@ -226,6 +225,7 @@ class Samples:
 
     def run(self, moment: Moment, model: nn.Module) -> list[Event]:
         """Write the recipe's samples."""
+        assert isinstance(model, GPT)
         written = write_samples(model, self.tokenizer, self.recipe.sample, seed=self.recipe.seed)
         return [Sampled(step=moment.step, prompt=sample.prompt, text=sample.text) for sample in written]
 

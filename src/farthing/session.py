@@ -222,13 +222,13 @@ def _same_text(run: RunDir, recipe: Recipe, receipt: Mapping[str, Any], report: 
     except UserError as error:
         raise DataError(f"{run.path}: its text cannot be read any more: {error}") from None
     for name, split in (("train", text.train), ("validation", text.validation)):
-        was = receipt["data"]["splits"][name]["fingerprint"]
+        was = receipt["data"]["parts"][name]["fingerprint"]
         if split.fingerprint != was:
             raise DataError(
                 f"{run.path}: the {name} text has changed since the run began ({split.fingerprint[:12]}, was {was[:12]}); "
                 "put the old files back, or start a new run"
             )
-    if text.tokenizer.fingerprint != receipt["tokenizer"]["fingerprint"]:
+    if text.tokenizer.fingerprint != receipt["data"]["tokenizer"]["fingerprint"]:
         raise DataError(f"{run.path}: the tokenizer has changed since the run began; start a new run")
     return text
 

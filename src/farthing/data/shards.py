@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from farthing.data.corpus import Corpus
+from farthing.data.encoders import Encoders, encoders
 from farthing.data.split import TokenSplit
 from farthing.data.splits import Part, overlap, part_address
 from farthing.data.store import Report, address, entry, silent
@@ -23,8 +24,8 @@ from farthing.data.tokenizer_json import is_bytes, parse, splits_like_gpt2
 from farthing.errors import UserError
 from farthing.recipe.data import Source as SourceSection
 
-_LONGEST = 1 << 22
-_BATCH_BYTES = 1 << 21
+_LONGEST = 1 << 20
+_BATCH_BYTES = 1 << 20
 _BATCH_TEXTS = 1 << 14
 _CHUNK_TOKENS = 1 << 22
 _WRITER = 1
@@ -124,8 +125,8 @@ def _encoded(folder: Path, part: Part[Corpus], tokenizer: Tokenizer, progress: C
     digest = hashlib.sha256()
     starts = [np.zeros(1, np.int64)]
     tokens = size = characters = documents = 0
-    with (folder / f"{part.name}.tokens").open("wb") as out:
-        for batch, encoded in _ahead(_batches(part, tokenizer, digest), tokenizer):
+    with (folder / f"{part.name}.tokens").open("wb") as out, encoders(tokenizer, part.size()) as ready:
+        for batch, encoded in _ahead(_batches(part, tokenizer, digest), ready):
             if part.name != "train":
                 _survives(batch, encoded, tokenizer, part.name, documents)
             stream_N, ends_N = _with_separators(encoded, batch, tokenizer.separator, dtype)
@@ -205,17 +206,16 @@ def _batches(part: Part[Corpus], tokenizer: Tokenizer, digest: hashlib._Hash) ->
         yield _Batch(texts, ends, size)
 
 
-def _ahead(batches: Iterator[_Batch], tokenizer: Tokenizer) -> Iterator[tuple[_Batch, list[np.ndarray]]]:
-    """Each batch with its encoding, while the next one is being encoded: the library lets go of Python meanwhile."""
-    with ThreadPoolExecutor(1) as encoder:
-        waiting: deque[tuple[_Batch, Future[list[np.ndarray]]]] = deque()
-        for batch in batches:
-            waiting.append((batch, encoder.submit(tokenizer.encode_batch_arrays, batch.texts)))
-            if len(waiting) > 1:
-                ready, encoding = waiting.popleft()
-                yield ready, encoding.result()
-        for ready, encoding in waiting:
+def _ahead(batches: Iterator[_Batch], encoders: Encoders) -> Iterator[tuple[_Batch, list[np.ndarray]]]:
+    """Each batch with its encoding, in order, while the next ones are being encoded."""
+    waiting: deque[tuple[_Batch, Future[list[np.ndarray]]]] = deque()
+    for batch in batches:
+        waiting.append((batch, encoders.submit(batch.texts)))
+        if len(waiting) > encoders.under_way:
+            ready, encoding = waiting.popleft()
             yield ready, encoding.result()
+    for ready, encoding in waiting:
+        yield ready, encoding.result()
 
 
 def _with_separators(

@@ -72,6 +72,7 @@ class Tokenizer:
         """
         specification = tokenizer_json.parse(text, where=where)
         if separator is not None:
+            tokenizer_json.load(specification, where=where)  # what the library refuses is refused before it is changed
             specification = tokenizer_json.with_separator(specification, separator)
             library = tokenizer_json.load(specification, where=where)
             text = json.dumps(json.loads(library.to_str()), ensure_ascii=False, indent=1)

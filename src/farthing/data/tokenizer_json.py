@@ -74,16 +74,21 @@ def with_separator(specification: Specification, separator: str) -> Specificatio
         raise UserError(
             f"tokenizer.separator: {separator!r} is not in the vocabulary; name the token that ends a document"
         )
-    added = [token for token in specification.get("added_tokens", []) if token["content"] != separator]
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added.append({"id": number, "content": separator, **plain, "special": True})
+    added = [token for token in _added(specification) if token["content"] != separator]
+    added.append(special_token(separator, number))
     made = {**specification, "truncation": None, "padding": None}
     made["added_tokens"] = sorted(added, key=lambda token: token["id"])
     if "dropout" in made["model"]:
         made["model"] = {**made["model"], "dropout": None}
-    if sum(token["special"] for token in added) > 1:
+    if sum(token.get("special", False) for token in added) > 1:
         made["post_processor"] = _marked(specification.get("post_processor"), separator, number)
     return made
+
+
+def special_token(content: str, number: int) -> Specification:
+    """An entry of `added_tokens` for a special token."""
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": content, **plain, "special": True}
 
 
 def separator_of(specification: Specification) -> str:
@@ -97,7 +102,7 @@ def separator_of(specification: Specification) -> str:
         mark = (processor.get("special_tokens") or {}).get(_MARKER) if isinstance(processor, dict) else None
         if mark:
             return str(mark["tokens"][0])
-    special = [token["content"] for token in specification.get("added_tokens", []) if token.get("special")]
+    special = [token["content"] for token in _added(specification) if token.get("special")]
     if len(special) != 1:
         raise UserError(f"tokenizer.separator: which of the special tokens {special[:8]} ends a document? name it")
     return str(special[0])
@@ -108,7 +113,7 @@ def byte_level_pieces(specification: Specification) -> list[bytes] | None:
     if (specification.get("decoder") or {}).get("type") != "ByteLevel":
         return None
     names = dict(_entries(specification, "tokenizer.json"))
-    special = {token["content"] for token in specification.get("added_tokens", []) if token["special"]}
+    special = {token["content"] for token in _added(specification) if token.get("special")}
     values = byte_alphabet()
     pieces = [b""] * len(names)
     for name, number in names.items():
@@ -152,8 +157,12 @@ def is_bytes(specification: Specification) -> bool:
 
 
 def _nothing_but_words(specification: Specification) -> bool:
-    added = specification.get("added_tokens", [])
-    return specification.get("normalizer") is None and all(token["special"] for token in added)
+    added = _added(specification)
+    return specification.get("normalizer") is None and all(token.get("special", False) for token in added)
+
+
+def _added(specification: Specification) -> list[Specification]:
+    return specification.get("added_tokens") or []
 
 
 def _entries(specification: Specification, where: str) -> Iterator[tuple[str, int]]:
@@ -163,7 +172,7 @@ def _entries(specification: Specification, where: str) -> Iterator[tuple[str, in
             yield from ((name, _id(number)) for name, number in vocabulary.items())
         else:
             yield from ((str(entry[0]), i) for i, entry in enumerate(vocabulary))
-        yield from ((str(token["content"]), _id(token["id"])) for token in specification.get("added_tokens") or [])
+        yield from ((str(token["content"]), _id(token["id"])) for token in _added(specification))
     except (TypeError, KeyError, IndexError, ValueError) as error:
         raise UserError(f"{where}: a damaged entry in the vocabulary ({_line(error)})") from error
 

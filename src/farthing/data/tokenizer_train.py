@@ -111,7 +111,7 @@ def assemble(model: tokenizer_json.Specification, *, separator: str = SEPARATOR)
     return json.dumps(
         {
             "version": "1.0",
-            "added_tokens": [{"id": number, "content": separator, "special": True}],
+            "added_tokens": [tokenizer_json.special_token(separator, number)],
             "normalizer": None,
             "pre_tokenizer": byte_level,
             "post_processor": None,

@@ -182,19 +182,21 @@ class _Schedule:
         whole, rest = divmod(last, rates.sequences_per_epoch)
         tokens = whole * rates.tokens_per_epoch + min(rest * recipe.model.context_length, rates.tokens_per_epoch)
         once = _evaluation_seconds(recipe, counts, timing)
-        every = recipe.evaluate.every
-        if every == "auto":
-            # Ten looks, fewer where they would cost more than a tenth of the run. From counts, never from clocks: the
-            # same recipe must look at the same steps each time, or its best checkpoint would depend on the weather.
-            affordable = int(0.1 * 1.5 * tokens / counts.validation_tokens) if counts.validation_tokens else 10
-            every = -(-steps // min(10, max(1, affordable)))
-        every = steps if every == "end" else min(every, steps)
-        save = recipe.checkpoint.every
-        if save == "auto":
-            save = max(1, round(60 / per_step))
-        save = steps if save == "end" else min(save, steps)
+        asked, saving = recipe.evaluate.every, recipe.checkpoint.every
+        # Ten looks, fewer where they would cost more than a tenth of the run. From counts, never from clocks: the
+        # same recipe must look at the same steps each time, or its best checkpoint would depend on the weather.
+        affordable = int(0.1 * 1.5 * tokens / counts.validation_tokens) if counts.validation_tokens else 10
+        every = _in_steps(asked, steps, auto=-(-steps // min(10, max(1, affordable))))
+        save = _in_steps(saving, steps, auto=max(1, round(60 / per_step)))
         looks = steps // every + (steps % every > 0)
         return cls(steps, limited_by, by_limit, last, tokens, steps * per_step, looks * once, every, save, log_every)
+
+
+def _in_steps(asked: int | str, steps: int, *, auto: int) -> int:
+    """A cadence as a number of steps, the end being one."""
+    if isinstance(asked, int):
+        return min(asked, steps)
+    return min(auto, steps) if asked == "auto" else steps
 
 
 def _with_margin(recipe: Recipe, by_limit: dict[str, int]) -> dict[str, int]:

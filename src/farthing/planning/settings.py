@@ -76,8 +76,9 @@ def settle(recipe: Recipe, machine: Machine, counts: Counts) -> Settings:
     micro, why_micro = _micro_batch(recipe, machine, counts, precision.value, attention.value)
     rates = rates_of(recipe, counts, None)
     guess = _guess(recipe, machine, precision.value, rates)
-    steps = fewest(steps_for_limits(recipe.budget, rates_of(recipe, counts, guess))) if rates else None
-    predicted = None if steps is None else guess * steps[1]
+    rates = rates_of(recipe, counts, guess)
+    shortest = None if rates is None else fewest(steps_for_limits(recipe.budget, rates))
+    predicted = None if shortest is None else guess * shortest[1]
     compiled = choose_compile(recipe.train.compile, machine, predicted_seconds=predicted)
     return Settings(
         device=machine.device,

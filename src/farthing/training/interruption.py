@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from types import FrameType, TracebackType
+from typing import Any
 
 from farthing.errors import UserError
 
@@ -66,10 +67,10 @@ class Interruption:
         self._deadline = deadline
         self._slowest_step = 0.0
         self._slowest_save = 0.0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        handlers = {"SIGTERM": self._stop, "SIGINT": self._stop, "SIGUSR1": self._save, "SIGHUP": signal.SIG_IGN}
+        handlers: dict[str, Any] = {"SIGTERM": self._stop, "SIGINT": self._stop, "SIGUSR1": self._save, "SIGHUP": signal.SIG_IGN}
         for name, handler in handlers.items():
             number = getattr(signal, name, None)
             if number is not None:
@@ -84,7 +85,7 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def took(self, *, step: float = 0.0, save: float = 0.0) -> None:
         """Tell how long a step or a save took, in seconds; the slowest of each is what a stop must allow for."""

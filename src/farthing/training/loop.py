@@ -207,7 +207,7 @@ class Trainer:
                 spent=state.spent.as_dict(),
                 tokens_per_second=round(rate, 1),
                 utilisation=round(rate * course.flops_per_token / course.peak_flops, 4) if course.peak_flops else None,
-                memory_bytes=peak_memory_bytes(self.stepper.device),
+                memory_bytes=peak_memory_bytes(self.stepper.device.type),
             )
         )
         if state.step % course.log_every == 0 or state.step in (1, course.steps):
