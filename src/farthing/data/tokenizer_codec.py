@@ -38,6 +38,7 @@ class Tokenizer:
     Attributes:
         vocab_size: number of tokens, the separator included; ids are 0 to vocab_size - 1.
         separator: id of the token that ends a document; no text encodes to it.
+        unknown: id of the token that stands for what the vocabulary lacks; None if nothing is out of vocabulary.
         lossy: None if every text survives encoding and decoding, else what does not, in a few words.
         dtype: the smallest of uint16 and uint32 that holds every id.
     """
@@ -52,6 +53,7 @@ class Tokenizer:
         self.separator: int = separator
         self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
         self.dtype: type[np.uint16] | type[np.uint32] = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+        self.unknown = tokenizer_json.unknown_of(specification)
         self._pieces = tokenizer_json.byte_level_pieces(specification)
         self._is_bytes = tokenizer_json.is_bytes(specification)
         self._in_words = tokenizer_json.splits_like_gpt2(specification)

@@ -108,6 +108,15 @@ def separator_of(specification: Specification) -> str:
     return str(special[0])
 
 
+def unknown_of(specification: Specification) -> int | None:
+    """The id of the token for what is out of vocabulary, if there is one."""
+    model = specification["model"]
+    number = model.get("unk_id")
+    if number is None and model.get("unk_token") is not None:
+        number = dict(_entries(specification, "tokenizer.json")).get(model["unk_token"])
+    return number
+
+
 def byte_level_pieces(specification: Specification) -> list[bytes] | None:
     """For a tokenizer over bytes: what each token stands for, nothing for special ones; None for other tokenizers."""
     if (specification.get("decoder") or {}).get("type") != "ByteLevel":
