@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from farthing.data.corpus import Corpus, open_corpus
 from farthing.data.sources import open_source
 from farthing.errors import UserError
 from farthing.recipe.data import PyStdlib, Text
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def opened(folder: Path, path: str = "t.txt", documents: str = "line") -> Corpus:
@@ -143,7 +144,7 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a\nb\n")
     (tmp_path / "cache").write_text("a file stands where the folder should")
-    with pytest.raises(UserError, match="cannot be written.*FARTHING_CACHE"):
+    with pytest.raises(UserError, match=r"cannot be written.*FARTHING_CACHE"):
         opened(tmp_path)
 
 

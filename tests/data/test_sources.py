@@ -8,19 +8,21 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
 from farthing.data.sources import Source, open_source
 from farthing.data.sources.stream import text_pieces
 from farthing.data.sources.text import between, lines, paragraphs, split_on
 from farthing.errors import UserError
 from farthing.recipe.data import Csv, Hub, Jsonl, Parquet, PyStdlib, Text
-from hypothesis import given
-from hypothesis import strategies as st
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda raw: raw,
@@ -41,7 +43,7 @@ def read(source: Source) -> list[bytes]:
 
 def chopped(raw: bytes, cuts: list[int]) -> Iterator[bytes]:
     places = sorted({cut % (len(raw) + 1) for cut in cuts} | {0, len(raw)})
-    return (raw[start:end] for start, end in zip(places, places[1:], strict=False))
+    return (raw[start:end] for start, end in pairwise(places))
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

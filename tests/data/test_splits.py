@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from farthing.data.splits import Part, overlap, split_documents, whole
 from farthing.errors import UserError
 from farthing.recipe.data import Text
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 
 @dataclass(frozen=True)

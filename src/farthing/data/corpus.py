@@ -114,7 +114,8 @@ def _sums(source: Source) -> list[str]:
     try:
         return hashes(source.files)
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        # An error of reading, unlike one of opening, does not say of which file.
+        raise UserError(f"{error.filename or _named(source)}: cannot be read ({error.strerror})") from error
 
 
 def _build(folder: Path, source: Source, sums: list[str], report: Report) -> dict[str, Any]:

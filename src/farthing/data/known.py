@@ -142,14 +142,22 @@ def fetch(
     with _plain_errors(name, known, endpoint):
         folder.mkdir(parents=True, exist_ok=True)
         if name == "hn-titles":
-            return _titles(known, folder / known.groups[0][0], report)
+            return _titles(known, folder / known.groups[0][0], report, endpoint)
         return _files(known, folder, report, shards, endpoint)
+
+
+def _reach(endpoint: str | None) -> None:
+    """Fail at once where there is no way to the hub: its client would try again for half a minute first."""
+    from huggingface_hub import constants, get_session
+
+    get_session().head(endpoint or constants.ENDPOINT, timeout=20)
 
 
 def _files(known: Known, folder: Path, report: Report, shards: int | None, endpoint: str | None) -> Path:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
+    _reach(endpoint)
     tree = HfApi(endpoint=endpoint).list_repo_tree(
         known.repository, recursive=True, revision=known.revision, repo_type="dataset"
     )
@@ -203,14 +211,18 @@ def _kept(known: Known, item: Any, target: Path, folder: Path, report: Report, e
 
 
 def _downloaded(known: Known, item: Any, folder: Path, report: Report, endpoint: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
+    # The hub's own hf_hub_download forgets what it had when its process ends; its parts do not.
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    path = Path(
-        hf_hub_download(
-            known.repository, item.path, repo_type="dataset", revision=known.revision, endpoint=endpoint,
-            local_dir=folder / _DOWNLOADS, tqdm_class=_bar(report, item.path, item.size),
-        )
-    )  # fmt: skip
+    path = folder / _DOWNLOADS / hashlib.sha256(f"{known.repository}/{item.path}/{item.blob_id}".encode()).hexdigest()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as partial:
+        there = partial.tell() if partial.tell() <= item.size else partial.truncate(0)
+        url = hf_hub_url(known.repository, item.path, repo_type="dataset", revision=known.revision, endpoint=endpoint)
+        bar = _bar(report, item.path, item.size)
+        http_get(url, partial, resume_size=there, headers=build_hf_headers(), expected_size=item.size, tqdm_class=bar)
     if not _whole(path, item):
         size, found = path.stat().st_size, sha256_of(path)
         path.unlink()
@@ -232,12 +244,13 @@ def _whole(path: Path, item: Any) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == item.blob_id
 
 
-def _titles(known: Known, target: Path, report: Report) -> Path:
+def _titles(known: Known, target: Path, report: Report, endpoint: str | None) -> Path:
     """The benchmark's titles in the benchmark's order: its own shuffle by the `datasets` library, the first 100,000."""
     if target.exists() and target.stat().st_size and _line_count(target) == _TITLES:
         return target
     datasets = need("datasets", extra="hf", why="hn-titles")
     report(f"fetching {known.repository}", 0, 0)
+    _reach(endpoint)
     posts = datasets.load_dataset(known.repository, split="train", cache_dir=str(target.parent / _DOWNLOADS))
     write_titles(posts, target)
     return target

@@ -11,6 +11,8 @@ MOST_EPOCHS = 50
 UNSEEN_SHARE = 0.1
 """share of the vocabulary that never occurs in the training text above which there is a warning"""
 
+_BYTES = 256
+
 Warning_ = tuple[str, str]
 """A short stable code and a sentence for a person."""
 
@@ -49,13 +51,17 @@ def check_vocabulary(asked: TrainedTokenizer, vocab_size: int) -> None:
 
 
 def unseen_tokens(seen: int, vocab_size: int) -> Warning_ | None:
-    """A warning if much of the vocabulary never occurs in the training text: its embeddings will learn nothing."""
-    share = 1 - seen / vocab_size
+    """A warning if much of the vocabulary never occurs in the training text: its embeddings will learn nothing.
+
+    The 256 bytes stand in every vocabulary so that no text is without tokens; they may well not occur.
+    """
+    unseen = max(0, vocab_size - seen - _BYTES)
+    share = unseen / vocab_size
     if share <= UNSEEN_SHARE:
         return None
     return (
         "unseen_tokens",
-        f"{vocab_size - seen:,} of {vocab_size:,} tokens of the vocabulary ({share:.0%}) never occur in the training "
+        f"{unseen:,} of {vocab_size:,} tokens of the vocabulary ({share:.0%}) never occur in the training "
         "text; a smaller tokenizer.vocab_size, or one trained on this text, would suit it better",
     )
 

@@ -17,6 +17,9 @@ LEAK_SHARE = 0.01
 """Held-out documents that also stand in the training text: above this share there is a warning."""
 
 
+_BLOCK = 1 << 18
+
+
 class Documents(Protocol):
     """Text or tokens as numbered documents: a Corpus or a TokenCorpus."""
 
@@ -159,9 +162,12 @@ def overlap(train: Part[Any], held_out: Sequence[Part[Any]]) -> dict[str, int]:
     """For each held-out part: how many of its documents also stand, word for word, in the training part."""
     digests = {part.name: [hash(document) for document in part.documents()] for part in held_out}
     wanted = set().union(*digests.values())
-    sizes_K = np.concatenate([np.empty(0, np.int64), *(part.corpus.sizes(part.numbers_N) for part in held_out)])
-    alike_N = train.numbers_N[np.isin(train.corpus.sizes(train.numbers_N), sizes_K)]
-    common = {digest for document in train.corpus.documents(alike_N) if (digest := hash(document)) in wanted}
+    sizes_K = np.unique(np.concatenate([np.empty(0, int), *(part.corpus.sizes(part.numbers_N) for part in held_out)]))
+    common: set[int] = set()
+    for first in range(0, len(train), _BLOCK):
+        block_N = train.numbers_N[first : first + _BLOCK]
+        alike_N = block_N[np.isin(train.corpus.sizes(block_N), sizes_K)]
+        common |= {digest for document in train.corpus.documents(alike_N) if (digest := hash(document)) in wanted}
     return {name: sum(digest in common for digest in found) for name, found in digests.items()}
 
 
