@@ -80,6 +80,7 @@ class Rates:
         sequences_per_step: windows in a full step.
         sequences_per_epoch: windows in one pass over the training tokens.
         tokens_per_epoch: training tokens.
+        context_length: tokens of a full window; the last one of an epoch may be shorter.
         flops_per_token: training operations for one token.
         seconds_per_step: measured training time of a step, or None before calibration.
         overhead_seconds: predicted time outside training steps (start, evaluation, checkpoints), for money.
@@ -88,14 +89,15 @@ class Rates:
     sequences_per_step: int
     sequences_per_epoch: int
     tokens_per_epoch: int
+    context_length: int
     flops_per_token: float
     seconds_per_step: float | None = None
     overhead_seconds: float = 0.0
 
     @property
-    def tokens_per_step(self) -> float:
-        """Tokens of an average step; the last window of an epoch may be short."""
-        return self.sequences_per_step * self.tokens_per_epoch / self.sequences_per_epoch
+    def tokens_per_step(self) -> int:
+        """Tokens of a full step."""
+        return self.sequences_per_step * self.context_length
 
 
 def steps_for_limits(budget: Budget, rates: Rates) -> dict[str, int]:

@@ -132,6 +132,7 @@ def rates_of(recipe: Recipe, counts: Counts, seconds_per_step: float | None) -> 
         sequences_per_step=recipe.train.batch_size,
         sequences_per_epoch=-(-tokens // recipe.model.context_length),
         tokens_per_epoch=tokens,
+        context_length=recipe.model.context_length,
         flops_per_token=flops_per_token(recipe, counts.vocab_size),
         seconds_per_step=seconds_per_step,
         overhead_seconds=START_SECONDS + 10 * once,
