@@ -211,6 +211,21 @@ def test_what_is_no_file_is_refused(path: str | list[str], expected: str, tmp_pa
         open_source(Text(path=path), directory=tmp_path)
 
 
+def test_a_dataset_is_streamed_in_its_own_order(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    lines = [json.dumps({"body": text, "id": number}) for number, text in enumerate(TEXTS)]
+    (tmp_path / "set" / "train.jsonl").write_text("\n".join(lines))
+    section = Hub(path=str(tmp_path / "set"), field="body")
+    assert read(open_source(section, directory=tmp_path)) == [text.encode() for text in TEXTS]
+    first = section.model_copy(update={"limit": 2, "split": "tail"})
+    assert read(open_source(first, directory=tmp_path)) == [text.encode() for text in TEXTS[:2]]
+    with pytest.raises(UserError, match="row 0 has no field 'text'; there are: body, id"):
+        read(open_source(section.model_copy(update={"field": "text"}), directory=tmp_path))
+    with pytest.raises(UserError, match="split 'nope', cannot be read"):
+        read(open_source(section.model_copy(update={"hub_split": "nope"}), directory=tmp_path))
+
+
 def test_the_hub_offline_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hub dataset nobody/nothing") as refused:
         read(open_source(Hub(path="nobody/nothing"), directory=tmp_path))
