@@ -27,6 +27,7 @@ Table = dict[str, Any]
 MAX_BYTES = 1_000_000
 """A recipe is a page of text; a larger file is not one."""
 MAX_BASES = 20
+MAX_DEPTH = 10
 _NO_BUDGET = "no budget: set one of budget.epochs, steps, tokens, flops, minutes or money"
 
 
@@ -108,8 +109,11 @@ def override(table: Table, overrides: Sequence[str] | Mapping[str, Any]) -> Tabl
     else:
         pairs = [_split_override(text) for text in overrides]
     result = _copy(table)
-    for path, value in sorted(pairs, key=lambda pair: pair[0].rpartition(".")[2] != "kind"):
+    leaves = [leaf for path, value in pairs for leaf in _leaves(value, path)]
+    for path, value in sorted(leaves, key=_kinds_first):
         keys = path.split(".")
+        if len(keys) > MAX_DEPTH:
+            raise UserError(f"{path:.40}...: no such field")
         patch: Table = {keys[-1]: "none" if value is None else value}
         for key in reversed(keys[:-1]):
             patch = {key: patch}
@@ -146,9 +150,14 @@ def with_kinds(model: type[Section], table: Table) -> Table:
     return filled
 
 
+def to_table(section: Section) -> Table:
+    """The section as a plain dictionary that `build` makes into an equal section."""
+    return _without_nulls(section, section.model_dump(mode="json"))
+
+
 def to_toml(section: Section) -> str:
     """The section as TOML text that reads back to an equal section."""
-    return tomli_w.dumps(section.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(to_table(section))
 
 
 def fingerprint(section: Section) -> str:
@@ -227,6 +236,27 @@ def _parse_value(text: str) -> Any:
     # Not TOML: a bare word or path is a string, and 1_000k-style slips are caught by validation.
     lowered = text.lower()
     return {"true": True, "false": False}.get(lowered, text)
+
+
+def _kinds_first(pair: tuple[str, Any]) -> tuple[bool, int]:
+    # An outer kind before an inner one: a table of another kind starts afresh.
+    keys = pair[0].split(".")
+    return keys[-1] != "kind", len(keys) if keys[-1] == "kind" else 0
+
+
+def _without_nulls(section: Section, dumped: Table) -> Table:
+    table: Table = {}
+    for name, field in type(section).model_fields.items():
+        value = dumped[name]
+        inner = getattr(section, name)
+        if isinstance(inner, Section):
+            table[name] = _without_nulls(inner, value)
+        elif value is not None:
+            table[name] = value
+        elif field.default is not None:
+            # TOML has no null, and leaving it out would bring the default back.
+            table[name] = "none"
+    return table
 
 
 def _copy(table: Table) -> Table:

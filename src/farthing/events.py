@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from farthing.errors import FarthingError, UserError
+
 EVENTS_VERSION = 1
 """Version of this contract; readers refuse a newer one."""
 
@@ -181,8 +183,18 @@ class EventLog:
         if written != len(line):
             os.ftruncate(self._descriptor, before)
             self.dropped += 1
-        for follower in self._followers:
-            follower(event)
+        for follower in list(self._followers):
+            try:
+                follower(event)
+            except FarthingError:
+                raise
+            except Exception as error:
+                # A closed terminal or a tracker's fault must not cost the run; whoever failed is told nothing more.
+                self._followers.remove(follower)
+                reason = f"{type(error).__name__}: {error}"
+                self.emit(
+                    Notice(code="follower_lost", message=f"{type(follower).__name__} no longer follows: {reason}")
+                )
 
     def position(self) -> int:
         """Bytes written so far, durable after this call: what a checkpoint remembers."""
@@ -208,7 +220,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a run in order; a torn last line is skipped, as is a run that has none yet.
 
     Raises:
-        ValueError: a line other than the last is not JSON, or the file is of a newer version.
+        UserError: a line other than the last is not a JSON event, or the file is of a newer version.
     """
     if not path.exists():
         return
@@ -218,8 +230,10 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: not a JSON event: {line[:60]!r}") from error
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
+                raise UserError(f"{path}:{number}: not a JSON event: {line[:60]!r}")
             if record.get("kind") == Started.kind and record.get("version", 0) > EVENTS_VERSION:
-                raise ValueError(f"{path}: events of version {record['version']}; this farthing reads {EVENTS_VERSION}")
+                raise UserError(f"{path}: events of version {record['version']}; this farthing reads {EVENTS_VERSION}")
             yield record

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ except ImportError:  # Windows has no flock; there the lock is advisory only
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 MAX_NAME = 80
+"""letters of a run's name"""
+MAX_NAME_BYTES = 200
+"""bytes of it: file systems allow 255, and temporary names are a little longer"""
+REPLACED = ".old-"
+"""how the name of a checkpoint begins while a new one takes its place"""
 
 
 class RunDir:
@@ -105,14 +111,20 @@ class RunDir:
         return target
 
     def sweep(self) -> None:
-        """Remove what a killed process left half-written; only for the holder of the lock."""
+        """Remove what a killed process left half-written, and put back what it was about to replace.
+
+        Only for the holder of the lock.
+        """
+        for old in self.checkpoints.glob(f"{REPLACED}*"):
+            whole = self.checkpoints / old.name.removeprefix(REPLACED).rpartition("-")[0]
+            shutil.rmtree(old, ignore_errors=True) if whole.exists() else os.rename(old, whole)
         for folder in (self.path, self.checkpoints):
             for entry in folder.glob(".*") if folder.is_dir() else ():
                 if entry.name.startswith((".tmp-", ".trash-")):
                     shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 
     def status(self) -> str:
-        """finished, diverged, running or stopped, from the files alone."""
+        """finished, running or stopped, from the files alone."""
         if self.result.is_file():
             return str(read_json(self.result).get("status", "finished"))
         return "running" if self.is_locked() else "stopped"
@@ -178,7 +190,9 @@ def check_name(name: str) -> None:
         UserError: with the offending name.
     """
     fine = 0 < len(name) <= MAX_NAME and name[0] not in ".-" and name == name.strip()
-    if not fine or not all(letter.isalnum() or letter in "._- " for letter in name):
+    fine = fine and len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES
+    # Many scripts write their vowels as marks on the letter before them.
+    if not fine or not all(c.isalnum() or c in "._- " or unicodedata.category(c).startswith("M") for c in name):
         raise UserError(
             f"--name {name!r}: a run name has 1 to {MAX_NAME} letters, digits, spaces and . _ - and does not start with . or -"
         )
@@ -203,7 +217,8 @@ def list_runs(runs: Path) -> list[RunDir]:
     """All runs in a folder, oldest first."""
     if not runs.is_dir():
         return []
-    found = [RunDir(entry) for entry in runs.iterdir() if (entry / "recipe.toml").is_file()]
+    # A hidden one is a folder that some process has not finished making.
+    found = [RunDir(entry) for entry in runs.iterdir() if entry.name[0] != "." and (entry / "recipe.toml").is_file()]
     return sorted(found, key=lambda run: (run.recipe.stat().st_mtime, run.name))
 
 

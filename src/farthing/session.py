@@ -14,7 +14,7 @@ from typing import Any
 from farthing import assemble, config
 from farthing.data.prepare import Prepared
 from farthing.data.store import Report
-from farthing.errors import CheckpointError, DataError, FarthingError, UserError
+from farthing.errors import CheckpointError, DataError, FarthingError, ResourceError, UserError
 from farthing.events import Emit, EventLog, Finished, Notice, Resumed, Sampled, Started, Stopped, read_events
 from farthing.planning import Plan, Settings
 from farthing.recipe import Recipe
@@ -75,14 +75,7 @@ def new_run(
     with run.locked():
         log = EventLog(run.events)
         meter = Meter(already=time.monotonic() - start, price_per_hour=recipe.budget.price_per_hour)
-        log.emit(
-            Started(
-                run=run.name,
-                recipe=config.fingerprint(recipe),
-                parameters=plan.parameters,
-                steps=plan.steps or 0,
-            )
-        )
+        log.emit(_started(run, recipe, plan))
         return _sit(run, recipe, plan, text, machine, log, meter, deadline, watcher, snapshot=None)
 
 
@@ -107,18 +100,23 @@ def resume(
         recipe = config.load(Recipe, str(run.recipe))
         plan, receipt = read_plan(run), read_receipt(run)
         machine = prepare_machine(recipe, device, threads=plan.settings.threads)
+        if config.fingerprint(recipe) != receipt["recipe"]:
+            raise UserError(f"{run.recipe}: has been changed since the run began; put it back, or start a new run")
         text = _same_text(run, recipe, receipt, watcher.reading)
+        damages: list[str] = []
+        snapshot = checkpoints.load_newest(run, assemble.identity(recipe, text), damages.append)
         log = EventLog(run.events)
-        snapshot = checkpoints.load_newest(
-            run,
-            assemble.identity(recipe, text),
-            lambda message: log.emit(Notice(code="damaged_checkpoint", message=message)),
-        )
         found = None
         meter = Meter(already=time.monotonic() - start, price_per_hour=recipe.budget.price_per_hour)
-        if snapshot is not None:
+        if snapshot is None:
+            # Nothing was saved, so nothing that was told has happened.
+            log.cut_back(0)
+            log.emit(_started(run, recipe, plan))
+        else:
             found, _ = snapshot
             log.cut_back(found.state["events_bytes"])
+            for damage in damages:
+                log.emit(Notice(code="damaged_checkpoint", message=damage, step=found.state["step"]))
             meter = Meter(
                 seconds=found.state["spent"]["seconds"],
                 wall_seconds=found.state["wall_seconds"],
@@ -126,6 +124,10 @@ def resume(
                 price_per_hour=recipe.budget.price_per_hour,
             )
         return _sit(run, recipe, plan, text, machine, log, meter, deadline, watcher, snapshot=found)
+
+
+def _started(run: RunDir, recipe: Recipe, plan: Plan) -> Started:
+    return Started(run=run.name, recipe=config.fingerprint(recipe), parameters=plan.parameters, steps=plan.steps or 0)
 
 
 def _sit(
@@ -202,8 +204,14 @@ def _conclude(
             wall_seconds=round(wall, 3),
         )
     )
-    write_text(run.samples, "\n\n".join(prompt + written for prompt, written in samples) + "\n")
-    write_json(run.result, result)
+    try:
+        write_text(run.samples, "\n\n".join(prompt + written for prompt, written in samples) + "\n")
+        write_json(run.result, result)
+    except OSError as error:
+        raise ResourceError(
+            f"{run.path}: the result could not be written: {error.strerror}; free some space, then: "
+            f"farthing resume {run.path}"
+        ) from None
     return result
 
 
@@ -269,9 +277,16 @@ def read_receipt(run: RunDir) -> dict[str, Any]:
 def existing(path: Path) -> Path:
     """The nearest folder above a path that exists."""
     path = path.absolute()
-    while not path.is_dir():
+    while not _is_folder(path):
         path = path.parent
     return path
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return False
 
 
 def disk_free(path: Path) -> int:
@@ -287,7 +302,7 @@ def check_writable(folder: Path) -> None:
     """
     nearest = existing(folder)
     for part in (folder, *folder.parents):
-        if part.exists() and not part.is_dir():
-            raise UserError(f"{part}: is a file, so no runs can go there; choose another --runs folder")
+        if os.path.lexists(part) and not _is_folder(part):
+            raise UserError(f"{part}: is no folder, so no runs can go there; choose another --runs folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{nearest}: cannot be written to, so no runs can go there; choose another --runs folder")

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from farthing.data.batches import Batches
+from farthing.errors import ResourceError
 from farthing.runtime.probes import synchronize
 from farthing.runtime.seed import random_states, restore_random_states
 from farthing.training.step import OutOfMemory, Stepper
@@ -27,7 +28,7 @@ def measure(stepper: Stepper, batches: Batches, *, seconds: float) -> Measured:
     The stepper's model and optimizer are changed: give it ones that are not needed. Torch's random state is put back.
 
     Raises:
-        OutOfMemory: not even one micro-batch fits.
+        ResourceError: not even one sequence at a time fits.
     """
     states = random_states()
     stepper.optimizer.set_factor(0.0)
@@ -40,9 +41,9 @@ def measure(stepper: Stepper, batches: Batches, *, seconds: float) -> Measured:
         try:
             stepper.take(part)
             break
-        except OutOfMemory:
-            if stepper.micro_batch == 1:
-                raise
+        except OutOfMemory as error:
+            if stepper.micro_batch == 1 or error.in_update:
+                raise ResourceError(f"out of memory before the first step: {error}; use a smaller model") from None
             stepper.micro_batch = -(-stepper.micro_batch // 2)
             accumulation = -(-stepper.batch_size // stepper.micro_batch)
     first = time.monotonic() - start

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from farthing.errors import CheckpointError, UserError
-from farthing.rundir import RunDir
+from farthing.rundir import REPLACED, RunDir
 from farthing.storage import crashpoint, fsync_folder, new_folder, read_json, sha256_of, write_json
 
 FORMAT = 1
@@ -64,10 +65,26 @@ def save(run: RunDir, step: int, snapshot: Snapshot, identity: Mapping[str, str]
         identity: what the checkpoint belongs to (recipe, data and tokenizer fingerprints).
 
     Raises:
-        OSError: it could not be written; nothing of it is left and older checkpoints are untouched.
+        OSError: it could not be written or read back; nothing of it is left and older checkpoints are untouched.
     """
     start = time.monotonic()
     target = run.checkpoint(step)
+    try:
+        _write(target, step, snapshot, identity)
+        verify(target)
+    except DamagedCheckpoint as error:
+        run.set_aside(target)
+        run.sweep()
+        raise OSError(f"what was written does not read back: {error}") from None
+    except (OSError, SafetensorError) as error:
+        run.sweep()
+        raise error if isinstance(error, OSError) else OSError(str(error)) from None
+    run.sweep()
+    size = sum(file.stat().st_size for file in target.iterdir())
+    return Saved(target, size, time.monotonic() - start)
+
+
+def _write(target: Path, step: int, snapshot: Snapshot, identity: Mapping[str, str]) -> None:
     parts = {"model": snapshot.model, "optimizer": snapshot.optimizer, "average": snapshot.average}
     with new_folder(target, exclusive=True) as folder:
         for name, tensors in parts.items():
@@ -82,12 +99,12 @@ def save(run: RunDir, step: int, snapshot: Snapshot, identity: Mapping[str, str]
         write_json(folder / _MANIFEST, {**body, "sha256": _hash_of(body)})
         crashpoint("checkpoint.before_rename")
         if target.exists():
-            # The same step again, with the final evaluation in it: the old one goes only now that the new is whole.
-            discard(target)
+            # The same step again, with the final evaluation in it. Until the new one has its name the old one is kept
+            # under another, and RunDir.sweep puts it back if it comes to that.
+            os.rename(target, target.with_name(f"{REPLACED}{target.name}-{os.getpid()}"))
+            fsync_folder(target.parent)
+            crashpoint("checkpoint.in_replace")
     crashpoint("checkpoint.after_rename")
-    verify(target)
-    size = sum(file.stat().st_size for file in target.iterdir())
-    return Saved(target, size, time.monotonic() - start)
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -111,6 +128,10 @@ def verify(folder: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{_MANIFEST} does not match its own checksum")
     if version > FORMAT:
         raise UserError(f"{folder}: written in format {version} by a newer farthing; this one reads up to {FORMAT}")
+    if folder.name != f"step-{manifest['step']:08d}":
+        raise DamagedCheckpoint(f"it is the checkpoint of step {manifest['step']}, under another name")
+    if surplus := sorted({file.name for file in folder.iterdir()} - files.keys() - {_MANIFEST}):
+        raise DamagedCheckpoint(f"{surplus[0]} does not belong to it")
     for name, facts in files.items():
         file = folder / name
         if not file.is_file():

@@ -21,6 +21,7 @@ class DivergenceGuard:
         self._factor = factor
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._lowest = math.inf
+        self._overflows = 0
 
     def check(self, loss: float) -> str | None:
         """Take in one step's loss in nats per token; returns what is wrong, or None.
@@ -29,6 +30,7 @@ class DivergenceGuard:
         """
         if not math.isfinite(loss):
             return f"the loss is {loss}"
+        self._overflows = 0
         self._recent.append(loss)
         if len(self._recent) < WINDOW:
             return None
@@ -38,11 +40,18 @@ class DivergenceGuard:
             return f"the loss ran away: {mean:.3f} nats per token over {WINDOW} steps, {self._lowest:.3f} at its best"
         return None
 
+    def overflowed(self) -> str | None:
+        """Take in a step that fp16's loss scaling left out; a window of nothing else is trouble, and returned as such."""
+        self._overflows += 1
+        return None if self._overflows < WINDOW else f"the gradient overflowed {self._overflows} times in a row"
+
     def state(self) -> dict[str, Any]:
         """JSON-ready state."""
-        return {"recent": list(self._recent), "lowest": self._lowest if math.isfinite(self._lowest) else None}
+        lowest = self._lowest if math.isfinite(self._lowest) else None
+        return {"recent": list(self._recent), "lowest": lowest, "overflows": self._overflows}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
         self._recent = deque(state["recent"], maxlen=WINDOW)
         self._lowest = math.inf if state["lowest"] is None else state["lowest"]
+        self._overflows = state["overflows"]

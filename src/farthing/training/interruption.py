@@ -28,7 +28,7 @@ def parse_deadline(text: str, *, now: float | None = None) -> float:
     """
     now = time.time() if now is None else now
     match = _DURATION.fullmatch(text.strip().lower())
-    if text.strip().replace(".", "", 1).isdigit():
+    if text.strip().replace(".", "", 1).isdecimal():
         at = now + float(text)
     elif match and any(match.groups()):
         hours, minutes, seconds = (float(group or 0) for group in match.groups())
@@ -36,7 +36,7 @@ def parse_deadline(text: str, *, now: float | None = None) -> float:
     else:
         try:
             at = datetime.fromisoformat(text).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             raise UserError(
                 f"--deadline {text!r}: write a duration (90m, 1h30m, 600) or a time (2026-11-22T18:00)"
             ) from None
@@ -48,7 +48,7 @@ def parse_deadline(text: str, *, now: float | None = None) -> float:
 def slurm_deadline(environment: Mapping[str, str] = os.environ) -> float | None:
     """The end of the SLURM job this process runs in, in Unix seconds, if it runs in one."""
     end = environment.get("SLURM_JOB_END_TIME", "")
-    return float(end) if end.isdigit() else None
+    return float(end) if end.isdecimal() else None
 
 
 class Interruption:
@@ -70,7 +70,12 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        handlers: dict[str, Any] = {"SIGTERM": self._stop, "SIGINT": self._stop, "SIGUSR1": self._save, "SIGHUP": signal.SIG_IGN}
+        handlers: dict[str, Any] = {
+            "SIGTERM": self._stop,
+            "SIGINT": self._stop,
+            "SIGUSR1": self._save,
+            "SIGHUP": signal.SIG_IGN,
+        }
         for name, handler in handlers.items():
             number = getattr(signal, name, None)
             if number is not None:

@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 from farthing.budget import Spent
 from farthing.data.batches import Batches
-from farthing.errors import DivergedError, Preempted, ResourceError
+from farthing.errors import CheckpointError, DivergedError, Preempted, ResourceError
 from farthing.events import Checkpointed, Emit, Evaluated, Notice, Step, Stopped
 from farthing.optim.schedules import factor
 from farthing.recipe.optimization import AnySchedule
@@ -25,66 +25,13 @@ from farthing.runtime.seed import random_states, restore_random_states, seed_ste
 from farthing.training import checkpoint as checkpoints
 from farthing.training.actions import Action, Moment
 from farthing.training.averaging import Averaged
+from farthing.training.course import Course, State
 from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.meter import Meter
 from farthing.training.step import Abandoned, OutOfMemory, Stepper, Taken
 
 MAX_ROLLBACKS = 3
-
-
-@dataclass(frozen=True)
-class Course:
-    """What the plan has settled for the loop.
-
-    Args:
-        seed: of dropout; the data's order has it too.
-        steps: optimizer steps in all.
-        last_window: windows of the whole run (exclusive end), so that the last step serves exactly what remains.
-        flops_per_token: training operations for one token.
-        peak_flops: this machine's measured matrix-product rate, operations a second, or None.
-        log_every: steps between flushes of step events.
-        checkpoint_every: steps between checkpoints; 0 saves only at the end.
-        keep: newest checkpoints to keep.
-        keep_best: whether to keep the one with the best validation score too.
-        on_divergence: stop or rollback.
-        identity: fingerprints of recipe, data and tokenizer, written into every checkpoint.
-        numeric: the numeric fingerprint of this machine, kept in the checkpoint's state.
-        stop_seconds: guard of a budget in minutes: training seconds after which the run ends, or None.
-        stop_money: guard of a budget in money, or None.
-    """
-
-    seed: int
-    steps: int
-    last_window: int
-    flops_per_token: float
-    peak_flops: float | None
-    log_every: int
-    checkpoint_every: int
-    keep: int
-    keep_best: bool
-    on_divergence: str
-    identity: dict[str, str]
-    numeric: dict[str, Any]
-    stop_seconds: float | None = None
-    stop_money: float | None = None
-
-
-@dataclass
-class State:
-    """Where a run stands; everything here is in the checkpoint."""
-
-    step: int = 0
-    spent: Spent = field(default_factory=Spent)
-    skipped: int = 0
-    """batches passed over after roll-backs"""
-    rollbacks: int = 0
-    best_bits_per_byte: float | None = None
-    best_step: int | None = None
-    validation: dict[str, Any] = field(default_factory=dict)
-    """the last evaluation"""
-    ended: bool = False
-    """whether the last step's actions have been done too"""
 
 
 class Trainer:
@@ -145,16 +92,17 @@ class Trainer:
             DivergedError: the loss diverged and the policy, or the third roll-back, says stop.
             ResourceError: memory ran out with a micro-batch of one, or the final checkpoint cannot be written.
         """
-        state, course = self.state, self.course
-        while state.step < course.steps and not self._over_budget():
+        course = self.course
+        while self.state.step < course.steps and not self._over_budget():
             if reason := self.interruption.reason:
                 self._stop_for(reason)
             # 1) the pure functions of the step's number: rate, random numbers, data
-            self.stepper.optimizer.set_factor(factor(self.schedule, state.step / course.steps))
+            step, index = self.state.step, self.state.step + self.state.skipped
+            self.stepper.optimizer.set_factor(factor(self.schedule, step / course.steps))
             before = self.meter.seconds
             with self.meter.training():
-                seed_step(course.seed, state.step + state.skipped)
-                taken = self._take(state.step + state.skipped)
+                seed_step(course.seed, index)
+                taken = self._take(index)
             if taken is None:
                 continue
             # 2) look at the loss before believing in the step
@@ -165,10 +113,9 @@ class Trainer:
                 self.average.update()
             self._count(taken, self.meter.seconds - before)
             # 3) what is due between steps; the meter's clock stands still
-            if state.step < course.steps:
-                self._between_steps()
+            self._between_steps()
         self._end()
-        return state
+        return self.state
 
     def _take(self, index: int) -> Taken | None:
         """One step's update; None if it has to be tried again."""
@@ -220,23 +167,29 @@ class Trainer:
 
     def _between_steps(self) -> None:
         moment = Moment(self.state.step, self.course.steps, self.state.spent)
-        ran = self._act(moment)
         every = self.course.checkpoint_every
         asked = self.interruption.save_now or (every > 0 and moment.step % every == 0)
-        if asked or (ran and self._is_new_best()):
+        due = [action for action in self.actions if action.due(moment)]
+        at_end = moment.step == moment.steps
+        if not (asked or due or at_end):
+            return
+        if not self._weights_are_finite():
+            # The last update did it, and its own loss could not show it.
+            self._diverged(f"the weights are not finite after step {moment.step}")
+            return
+        if at_end:
+            return
+        self._act(moment, due)
+        if asked or (due and self._is_new_best()):
             self.interruption.save_now = False
             self.save()
 
-    def _act(self, moment: Moment) -> bool:
-        due = [action for action in self.actions if action.due(moment)]
-        if not due:
-            return False
+    def _act(self, moment: Moment, due: Sequence[Action]) -> None:
         self._flush()
-        with self.average.swapped() if self.average is not None else nullcontext():
+        with self.average.swapped() if self.average is not None and due else nullcontext():
             for action in due:
                 for event in action.run(moment, self.stepper.model):
                     self._note(event)
-        return True
 
     def _note(self, event: Any) -> None:
         if isinstance(event, Evaluated):
@@ -256,42 +209,38 @@ class Trainer:
         return self.course.keep_best and self.state.best_step == self.state.step
 
     def save(self) -> None:
-        """Write a checkpoint of this moment, once; a full disk is reported and training goes on."""
+        """Write a checkpoint of this moment; a full disk is reported and training goes on."""
+        assert self._weights_are_finite(), "weights that are not finite must not be saved over good ones"
         self._flush()
         optimizer_tensors, optimizer_values = self.stepper.optimizer.state()
         average_tensors, average_values = self.average.state() if self.average is not None else (None, None)
-        state = {
-            "format": checkpoints.FORMAT,
-            **asdict(self.state),
-            "optimizer": optimizer_values,
-            "scaler": self.stepper.precision.state(),
-            "guard": self.guard.state(),
-            "average": average_values,
-            "micro_batch": self.stepper.micro_batch,
-            "wall_seconds": self.meter.wall_seconds,
-            "random": random_states(),
-            "events_bytes": self.log_position(),
-            "numeric": self.course.numeric,
-        }
-        snapshot = checkpoints.Snapshot(
-            model=dict(self.stepper.model.state_dict()),
-            optimizer=optimizer_tensors,
-            average=average_tensors,
-            state=state,
-        )
-        if not checkpoints.is_finite(snapshot.model):
-            raise DivergedError("the weights are not finite; they are not saved over good ones")
         try:
+            state = {
+                "format": checkpoints.FORMAT,
+                **self.state.as_dict(),
+                "optimizer": optimizer_values,
+                "scaler": self.stepper.precision.state(),
+                "guard": self.guard.state(),
+                "average": average_values,
+                "micro_batch": self.stepper.micro_batch,
+                "wall_seconds": self.meter.wall_seconds,
+                "random": random_states(),
+                "events_bytes": self.log_position(),
+                "numeric": self.course.numeric,
+            }
+            snapshot = checkpoints.Snapshot(
+                model=dict(self.stepper.model.state_dict()),
+                optimizer=optimizer_tensors,
+                average=average_tensors,
+                state=state,
+            )
             saved = checkpoints.save(self.run, self.state.step, snapshot, self.course.identity)
         except OSError as error:
-            self.emit(
-                Notice(
-                    code="checkpoint_failed",
-                    message=f"the checkpoint of step {self.state.step} could not be written: {error.strerror or error}; "
-                    "older ones are untouched",
-                    step=self.state.step,
-                )
+            reason = error.strerror or str(error)
+            message = (
+                f"the checkpoint of step {self.state.step} could not be written: {reason}; older ones are untouched"
             )
+            self.emit(Notice(code="checkpoint_failed", message=message, step=self.state.step))
             return
         self._saved_step = self.state.step
         self.interruption.took(save=saved.seconds)
@@ -319,21 +268,17 @@ class Trainer:
             self.average.load_state(snapshot.average, saved["average"])
         self.stepper.micro_batch = saved["micro_batch"]
         restore_random_states(saved["random"])
-        self.state = State(
-            step=saved["step"],
-            spent=Spent(**saved["spent"]),
-            skipped=saved["skipped"],
-            rollbacks=saved["rollbacks"],
-            best_bits_per_byte=saved["best_bits_per_byte"],
-            best_step=saved["best_step"],
-            validation=saved["validation"],
-            ended=saved["ended"],
-        )
+        self.state = State.of(saved)
         self._saved_step = self.state.step
         self._pending.clear()
 
+    def _weights_are_finite(self) -> bool:
+        return checkpoints.is_finite(self.stepper.model.state_dict())
+
     def _stop_for(self, reason: str) -> None:
         self._flush()
+        if not self._weights_are_finite():
+            self._give_up(f"the weights are not finite after step {self.state.step}")
         if self._saved_step != self.state.step:
             self.save()
         where = f"stopped after step {self.state.step} of {self.course.steps}"
@@ -357,22 +302,28 @@ class Trainer:
                     "was slower than measured at the start, and the run ends before its schedule does"
                 )
                 self.emit(Notice(code="budget_guard", message=message, step=self.state.step))
+            if not self._weights_are_finite():
+                self._give_up(f"the weights are not finite after step {self.state.step}")
             # The weights are paid for: nothing that follows may cost them.
             self.save()
-            self._act(Moment(self.state.step, self.state.step, self.state.spent))
+            moment = Moment(self.state.step, self.state.step, self.state.spent)
+            self._act(moment, [action for action in self.actions if action.due(moment)])
             self.state.ended = True
             self.save()
         if self._saved_step != self.state.step:
-            raise ResourceError(
-                f"{self.run.path}: the final checkpoint could not be written; free some space, then: "
-                f"farthing resume {self.run.path}"
-            )
+            message = "the final checkpoint could not be written; free some space, then: farthing resume"
+            message = f"{self.run.path}: {message} {self.run.path}"
+            self.emit(Stopped(step=self.state.step, reason="disk_full", message=message))
+            raise ResourceError(message)
 
     def _less_memory(self, error: OutOfMemory) -> None:
         old = self.stepper.micro_batch
-        if old == 1:
-            self.emit(Stopped(step=self.state.step, reason="out_of_memory", message=str(error)))
-            raise ResourceError(f"out of memory with one sequence at a time: {error}; use a smaller model or context")
+        if old == 1 or error.in_update:
+            # Memory that ran out in mid-update leaves weights half moved: only a checkpoint is whole then.
+            what = "updating the weights" if error.in_update else "with one sequence at a time"
+            message = f"out of memory {what}: {error}; use a smaller model or context, or free some memory"
+            self.emit(Stopped(step=self.state.step, reason="out_of_memory", message=message))
+            raise ResourceError(message)
         self.stepper.micro_batch = -(-old // 2)
         self.emit(
             Notice(
@@ -384,36 +335,52 @@ class Trainer:
         )
 
     def _trouble(self, taken: Taken) -> str | None:
-        if taken.skipped:
-            # fp16's scaler meets an overflow now and then by design; a finite loss says that is all it was.
-            return self.guard.check(taken.loss) if not math.isfinite(taken.loss) else None
-        if not math.isfinite(taken.gradient_norm) and math.isfinite(taken.loss):
+        if taken.skipped and math.isfinite(taken.loss):
+            # fp16's scaler meets an overflow now and then by design; anyone else's gradient must be finite.
+            if self.stepper.precision.scaler is not None:
+                return self.guard.overflowed()
             return f"the gradient's norm is {taken.gradient_norm}"
         return self.guard.check(taken.loss)
 
     def _diverged(self, trouble: str) -> None:
+        """Go back to the newest checkpoint and skip the batches since, or give up, as the policy says."""
         self._flush()
-        step = self.state.step
-        documents = self.batches.documents(step + self.state.skipped)[:20].tolist()
-        newest = checkpoints.load_newest(self.run, self.course.identity, lambda message: None)
-        if self.course.on_divergence == "stop" or self.state.rollbacks >= MAX_ROLLBACKS or newest is None:
-            again = f" after {self.state.rollbacks} roll-backs" if self.state.rollbacks else ""
-            message = f"diverged at step {step + 1}{again}: {trouble}; try a lower optimizer.lr or more schedule.warmup"
-            self.emit(Stopped(step=step, reason="diverged", message=message))
-            raise DivergedError(message)
-        skipped, rollbacks = self.state.skipped + step + 1 - newest[0].state["step"], self.state.rollbacks + 1
-        self.restore(newest[0])
-        self.state.skipped, self.state.rollbacks = skipped, rollbacks
+        state = self.state
+        if self.course.on_divergence == "stop" or state.rollbacks >= MAX_ROLLBACKS:
+            self._give_up(trouble)
+        try:
+            newest = checkpoints.load_newest(self.run, self.course.identity, self._tell_damage)
+        except CheckpointError:
+            newest = None
+        if newest is None:
+            self._give_up(f"{trouble}; there is no checkpoint to go back to")
+        index = state.step + state.skipped
+        documents = self.batches.documents(index)[:20].tolist()
+        snapshot, _ = newest
+        self.restore(snapshot)
+        # The next batch is the one after the poisonous one, whatever step it now belongs to.
+        self.state.skipped, self.state.rollbacks = index + 1 - self.state.step, state.rollbacks + 1
         self.emit(
             Notice(
                 code="rolled_back",
-                message=f"{trouble} at step {step + 1}; back to step {self.state.step}, the batches since are skipped",
-                step=step,
-                details={"documents": documents, "skipped": skipped},
+                message=f"{trouble} at step {state.step + 1}; back to step {self.state.step}, "
+                "the batches since are skipped",
+                step=state.step,
+                details={"documents": documents, "skipped": self.state.skipped},
             )
         )
         # Saved at once: a crash from here on must not forget which batches were poison.
         self.save()
+
+    def _tell_damage(self, message: str) -> None:
+        self.emit(Notice(code="damaged_checkpoint", message=message, step=self.state.step))
+
+    def _give_up(self, trouble: str) -> NoReturn:
+        step, rollbacks = self.state.step, self.state.rollbacks
+        again = f" after {rollbacks} roll-backs" if rollbacks else ""
+        message = f"diverged at step {step + 1}{again}: {trouble}; try a lower optimizer.lr or more schedule.warmup"
+        self.emit(Stopped(step=step, reason="diverged", message=message))
+        raise DivergedError(message)
 
 
 def _finite(value: float) -> float | None:

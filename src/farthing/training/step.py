@@ -25,7 +25,12 @@ class Abandoned(Exception):
 
 
 class OutOfMemory(Exception):
-    """A micro-batch did not fit; weights and optimizer are those of the last whole step."""
+    """A micro-batch did not fit; weights and optimizer are those of the last whole step, unless `in_update`."""
+
+    def __init__(self, message: str, *, in_update: bool = False) -> None:
+        super().__init__(message)
+        self.in_update = in_update
+        """whether memory ran out while the weights were moved, so that they may be moved in part"""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Stepper:
         self._sharpness = sharpness
         self._clip = gradient_clip
         self._stop_asked = stop_asked
+        self._updating = False
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def take(self, batch: Batch) -> Taken:
@@ -97,8 +103,9 @@ class Stepper:
 
         Raises:
             Abandoned: a stop was asked for in mid-accumulation.
-            OutOfMemory: a micro-batch did not fit.
+            OutOfMemory: a micro-batch, or the update, did not fit.
         """
+        self._updating = False
         try:
             return self._take(batch)
         except (MemoryError, RuntimeError) as error:
@@ -110,7 +117,7 @@ class Stepper:
         # Outside the handler, whose traceback would keep the activations alive.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        raise OutOfMemory(reason)
+        raise OutOfMemory(reason, in_update=self._updating)
 
     def _take(self, batch: Batch) -> Taken:
         self.model.train()
@@ -126,6 +133,7 @@ class Stepper:
         if finite:
             if self._clip is not None:
                 nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+            self._updating = True
             self.optimizer.step()
         self.precision.update()
         return Taken(loss=loss, gradient_norm=size, tokens=batch.tokens, lr=self.optimizer.lr, skipped=not finite)

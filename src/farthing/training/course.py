@@ -1,0 +1,81 @@
+"""What a run is to do, as the plan settled it, and where it stands: the latter is in every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from farthing.budget import Spent
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the plan has settled for the loop.
+
+    Args:
+        seed: of dropout; the data's order has it too.
+        steps: optimizer steps in all.
+        last_window: windows of the whole run (exclusive end), so that the last step serves exactly what remains.
+        flops_per_token: training operations for one token.
+        peak_flops: this machine's measured matrix-product rate, operations a second, or None.
+        log_every: steps between flushes of step events.
+        checkpoint_every: steps between checkpoints; 0 saves only at the end.
+        keep: newest checkpoints to keep.
+        keep_best: whether to keep the one with the best validation score too.
+        on_divergence: stop or rollback.
+        identity: fingerprints of recipe, data and tokenizer, written into every checkpoint.
+        numeric: the numeric fingerprint of this machine, kept in the checkpoint's state.
+        stop_seconds: guard of a budget in minutes: training seconds after which the run ends, or None.
+        stop_money: guard of a budget in money, or None.
+    """
+
+    seed: int
+    steps: int
+    last_window: int
+    flops_per_token: float
+    peak_flops: float | None
+    log_every: int
+    checkpoint_every: int
+    keep: int
+    keep_best: bool
+    on_divergence: str
+    identity: dict[str, str]
+    numeric: dict[str, Any]
+    stop_seconds: float | None = None
+    stop_money: float | None = None
+
+
+@dataclass
+class State:
+    """Where a run stands; everything here is in the checkpoint."""
+
+    step: int = 0
+    spent: Spent = field(default_factory=Spent)
+    skipped: int = 0
+    """batches passed over after roll-backs"""
+    rollbacks: int = 0
+    best_bits_per_byte: float | None = None
+    best_step: int | None = None
+    validation: dict[str, Any] = field(default_factory=dict)
+    """the last evaluation"""
+    ended: bool = False
+    """whether the last step's actions have been done too"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> State:
+        """The state that a checkpoint's values describe."""
+        return cls(
+            step=saved["step"],
+            spent=Spent(**saved["spent"]),
+            skipped=saved["skipped"],
+            rollbacks=saved["rollbacks"],
+            best_bits_per_byte=saved["best_bits_per_byte"],
+            best_step=saved["best_step"],
+            validation=saved["validation"],
+            ended=saved["ended"],
+        )
