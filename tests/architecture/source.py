@@ -53,7 +53,7 @@ class Module:
 
     @property
     def package(self) -> str:
-        """The part that floors are given to: `farthing.training.loop` belongs to `train`."""
+        """The part that floors are given to: `farthing.training.loop` belongs to `training`."""
         return self.name.removeprefix("farthing").lstrip(".").partition(".")[0]
 
     def where(self, line: int) -> str:

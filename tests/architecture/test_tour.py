@@ -45,5 +45,4 @@ def test_the_floors_are_those_of_the_tests() -> None:
 def test_every_path_that_the_text_names_exists() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     named = set(re.findall(r"`((?:src|tests|docs|recipes|benchmarks)/[\w./-]*)`", text))
-    examples = {"src/farthing/training/step.py", "tests/train/test_step.py"}
-    assert not [path for path in named - examples if not (ROOT / path).exists()]
+    assert not [path for path in named if not (ROOT / path).exists()]
