@@ -19,7 +19,7 @@ from farthing.data.prepare import Prepared, prepare
 from farthing.data.split import TokenSplit
 from farthing.data.store import Report
 from farthing.data.tokenizer import Tokenizer
-from farthing.errors import UserError
+from farthing.errors import UserError, need
 from farthing.evals.references import references
 from farthing.evals.samples import write_samples
 from farthing.evals.yardstick import evaluate
@@ -32,6 +32,9 @@ from farthing.recipe.data import Bpe, ByteTokenizer, Gpt2Tokenizer, Unigram
 from farthing.rundir import RunDir
 from farthing.runtime.device import Machine
 from farthing.runtime.seed import numeric_fingerprint
+from farthing.sinks.mirror import Mirror
+from farthing.sinks.tensorboard import TensorBoard
+from farthing.sinks.wandb import Wandb
 from farthing.training import calibrate
 from farthing.training.actions import Action, Moment, at_cadence
 from farthing.training.averaging import Averaged
@@ -300,6 +303,25 @@ def _compiled_or_not(stepper: Stepper, batches: Batches, emit: Emit) -> Any:
         emit(Notice(code="compile_fallback", message=f"torch.compile failed ({reason}); going on without it"))
         return stepper.model
     return stepper.forward
+
+
+def check_mirrors(recipe: Recipe) -> None:
+    """Refuse trackers that are not installed, before there is a run.
+
+    Raises:
+        UserError: names the extra that brings the missing one.
+    """
+    for name in recipe.mirrors:
+        need(name, extra="track", why=f'mirrors = ["{name}"]')
+
+
+def build_mirrors(recipe: Recipe, run: RunDir, emit: Emit) -> list[Mirror]:
+    """The trackers that follow this run's events; one that fails is dropped with a notice."""
+    followers: dict[str, Callable[[], Emit]] = {
+        "tensorboard": lambda: TensorBoard(run.mirror("tensorboard")),
+        "wandb": lambda: Wandb(run.mirror("wandb"), name=run.name, config=config.flatten(recipe)),
+    }
+    return [Mirror(name, followers[name](), report=emit) for name in recipe.mirrors]
 
 
 def compare_with(text: Prepared, split: TokenSplit) -> dict[str, Any]:

@@ -96,6 +96,10 @@ class RunDir:
         """The folder of the checkpoint after `step` optimizer steps."""
         return self.checkpoints / f"step-{step:08d}"
 
+    def mirror(self, tracker: str) -> Path:
+        """Where a tracker that follows the events keeps its copy."""
+        return self.path / tracker
+
     def checkpoint_steps(self) -> list[int]:
         """Steps that have a checkpoint folder, oldest first; validity is for the reader of checkpoints to tell."""
         if not self.checkpoints.is_dir():

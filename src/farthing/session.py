@@ -59,6 +59,7 @@ def new_run(
     start = time.monotonic()
     watcher = watcher or Watcher()
     check_writable(path.parent)
+    assemble.check_mirrors(recipe)
     machine = prepare_machine(recipe, device)
     directory = Path.cwd()
     text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=watcher.reading)
@@ -149,6 +150,9 @@ def _sit(
         if follower is not None:
             log.follow(follower)
             stack.callback(getattr(follower, "close", lambda: None))
+        for mirror in assemble.build_mirrors(recipe, run, log.emit):
+            log.follow(mirror)
+            stack.callback(mirror.close)
         interruption = stack.enter_context(Interruption(deadline))
         trainer = assemble.build_trainer(
             run, recipe, plan, text, machine, log=log, meter=meter, interruption=interruption

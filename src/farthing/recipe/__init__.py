@@ -5,6 +5,8 @@ A recipe is what was asked. What follows from it on a given machine is the plan 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from farthing.budget import Budget
 from farthing.recipe.data import Bpe as Bpe
 from farthing.recipe.data import ByteTokenizer as ByteTokenizer
@@ -20,6 +22,8 @@ class Recipe(Section):
 
     seed: int = 1337
     """seed of the initial weights, the order of the data and dropout"""
+    mirrors: list[Literal["tensorboard", "wandb"]] = []
+    """trackers that follow the events too, into the run folder (need the extra [track]; wandb offline)"""
     data: Data = PyStdlib()
     """the text"""
     tokenizer: Tokenizer = Bpe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 from farthing.events import Emit, Evaluated, Event, Finished, Notice, Step
 
@@ -38,6 +39,13 @@ class Mirror:
             what = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
             message = f"{self.name} is no longer followed: {what}; events.jsonl has everything, the run goes on"
             self._report(Notice(code="mirror_dropped", message=message, details={"mirror": self.name}))
+
+
+    def close(self) -> None:
+        """Let the follower finish, if it is still there and wants to; it may fail at that as at anything else."""
+        with suppress(Exception):
+            getattr(self._follower, "close", lambda: None)()
+        self._follower = None
 
 
 def scalars(event: Event) -> dict[str, float]:
