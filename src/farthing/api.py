@@ -15,16 +15,18 @@ from typing import Any
 from farthing import assemble, config, session
 from farthing.data.prepare import prepare_held_out
 from farthing.data.split import TokenSplit
+from farthing.data.store import Report
 from farthing.data.tokenizer import Tokenizer
-from farthing.errors import UserError, need
+from farthing.errors import DataError, UserError, need
+from farthing.evals.references import references as compare_with
 from farthing.evals.samples import continue_text, stream_text
 from farthing.events import Evaluated, Step, read_events
+from farthing.model.gpt import GPT, build_model
 from farthing.planning import Plan
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir, find_run, list_runs, new_run_path, read_result
-from farthing.runtime.device import this_machine
-from farthing.sinks.console import Console, Outlook
-from farthing.sinks.reading import Reading
+from farthing.sinks.console import Outlook
+from farthing.sinks.reading import Following, Reading
 from farthing.storage import cache_folder
 from farthing.training import checkpoint as checkpoints
 from farthing.training.interruption import parse_deadline, slurm_deadline
@@ -58,7 +60,8 @@ def train(
         farthing.Preempted: a signal or the deadline stopped it; `resume` continues.
     """
     resolved = _recipe(recipe, overrides)
-    path = new_run_path(Path(runs), name, _stem(recipe))
+    stem = "run" if isinstance(recipe, Recipe) else Path(recipe).name.removesuffix(".toml")
+    path = new_run_path(Path(runs), name, stem)
     until = _until(deadline)
     with Reading(quiet=quiet) as reading:
         session.new_run(resolved, path, device=device, deadline=until, watcher=_watcher(reading, quiet))
@@ -89,6 +92,44 @@ class Planned:
     plan: Plan
     missing_text: str | None
 
+    @property
+    def refusals(self) -> list[str]:
+        """Why `train` would refuse; empty if it would not."""
+        return [*self.plan.refusals, *([self.missing_text] if self.missing_text else [])]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A text scored by a model.
+
+    Args:
+        validation: the yardsticks (docs/yardstick.md).
+        step: the checkpoint's.
+        references: bits per byte of the same text by xz, zstd and a unigram model; None if they were not asked for.
+    """
+
+    validation: dict[str, Any]
+    step: int
+    references: dict[str, Any] | None
+
+
+class Writing:
+    """A text while it is written: an iterator over its pieces; `tokens` counts the tokens drawn so far."""
+
+    def __init__(self, tokenizer: Tokenizer, ids: Iterator[int]) -> None:
+        self.tokens = 0
+        self._pieces = stream_text(tokenizer, map(self._count, ids))
+
+    def __iter__(self) -> Writing:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _count(self, token: int) -> int:
+        self.tokens += 1
+        return token
+
 
 def plan(
     recipe: str | Recipe = "default",
@@ -112,10 +153,8 @@ def plan(
             missing = str(error)
     try:
         made = assemble.plan_run(resolved, machine, text, disk_free=session.disk_free(Path(runs)))
-    except UserError:
-        if missing is not None:
-            raise UserError(missing) from None
-        raise
+    except UserError as error:
+        raise UserError(missing or str(error)) from None
     return Planned(resolved, made, missing)
 
 
@@ -174,20 +213,17 @@ class Run:
     @property
     def validation(self) -> dict[str, Any]:
         """The yardsticks of the last evaluation; empty before the first."""
-        final = self.result.get("validation")
-        if final is not None:
-            return dict(final)
-        found = [event for event in self.events if event["kind"] == Evaluated.kind]
-        return dict(found[-1]["validation"]) if found else {}
+        return self._latest("validation", Evaluated.kind)
 
     @property
     def spent(self) -> dict[str, float]:
         """Steps, tokens, epochs, FLOPs, seconds and money so far."""
-        final = self.result.get("spent")
-        if final is not None:
-            return dict(final)
-        found = [event for event in self.events if event["kind"] == Step.kind]
-        return dict(found[-1]["spent"]) if found else {}
+        return self._latest("spent", Step.kind)
+
+    def _latest(self, what: str, kind: str) -> dict[str, Any]:
+        result = self.result
+        found = [result[what]] if what in result else [one[what] for one in self.events if one["kind"] == kind]
+        return dict(found[-1]) if found else {}
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -208,34 +244,54 @@ class Run:
                 rows.setdefault(event["step"], {"step": event["step"]}).update(scores)
         return pandas.DataFrame([rows[step] for step in sorted(rows)])
 
-    def sample(self, prompt: str = "", *, checkpoint: str = "last", device: str = "auto", **settings: Any) -> str:
-        """Text that the model writes after a prompt.
+    def sample(self, prompt: str = "", **settings: Any) -> str:
+        """Text that the model writes after a prompt; `settings` are those of `stream`."""
+        return "".join(self.stream(prompt, **settings))
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        checkpoint: str = "last",
+        device: str = "auto",
+    ) -> Writing:
+        """As `sample`, piece by piece as it is written. What is None is as in the run's recipe.
 
         Args:
             prompt: where the text starts; empty: at the start of a document.
+            tokens: how many to write at most.
+            temperature: 0 takes the likeliest token.
+            top_k: draw from this many likeliest tokens only.
+            top_p: draw from the likeliest tokens that together have this probability.
+            seed: of the draws.
             checkpoint: last, best or a step.
             device: auto, cpu, cuda or mps.
-            settings: tokens, temperature, top_k, top_p and seed; by default the recipe's.
         """
-        return "".join(self.stream(prompt, checkpoint=checkpoint, device=device, **settings))
-
-    def stream(
-        self, prompt: str = "", *, checkpoint: str = "last", device: str = "auto", **settings: Any
-    ) -> Iterator[str]:
-        """As `sample`, piece by piece as it is written."""
-        recipe = self.recipe
-        seed = int(settings.pop("seed", recipe.seed))
-        changed = {f"sample.{key}": value for key, value in settings.items() if value is not None}
-        section = config.build(Recipe, config.override(recipe.model_dump(exclude_none=True), changed)).sample
+        asked = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        changes = {"seed": seed} | {f"sample.{name}": value for name, value in asked.items()}
+        base = self.recipe
+        recipe = _recipe(base, {path: value for path, value in changes.items() if value is not None})
         tokenizer = self.tokenizer
-        weights, _ = checkpoints.weights(self._folder, checkpoint)
-        model = assemble.load_model(recipe, weights, tokenizer.vocab_size, this_machine(device).torch_device)
-        return stream_text(tokenizer, continue_text(model, tokenizer, section, prompt=prompt, seed=seed))
+        model, _ = self._model(base, checkpoint, device)
+        return Writing(tokenizer, continue_text(model, tokenizer, recipe.sample, prompt=prompt, seed=recipe.seed))
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return Tokenizer.from_json(self._folder.tokenizer.read_text("utf-8"))
+        """The run's tokenizer (farthing.DataError if its file is gone or has changed)."""
+        path = self._folder.tokenizer
+        try:
+            found = Tokenizer.from_json(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        was = session.read_receipt(self._folder)["data"]["tokenizer"]["fingerprint"]
+        if found.fingerprint != was:
+            raise DataError(f"{path}: is not the run's own ({found.fingerprint[:12]}, was {was[:12]}); put that back")
+        return found
 
     def evaluate(
         self,
@@ -245,9 +301,10 @@ class Run:
         split: str = "validation",
         checkpoint: str = "last",
         device: str = "auto",
+        references: bool = True,
         quiet: bool = True,
-    ) -> dict[str, Any]:
-        """Score a text with the trained model; returns the yardsticks.
+    ) -> Scored:
+        """Score a text with the trained model.
 
         Args:
             data: any file, cut into documents as the run's recipe does; None scores one of the run's own parts.
@@ -255,45 +312,68 @@ class Run:
             split: validation, test or train, when there is no `data`.
             checkpoint: last, best or a step.
             device: auto, cpu, cuda or mps.
+            references: also see what xz, zstd and a unigram model make of the text, if the recipe wants that.
             quiet: show no progress.
         """
         base = self.recipe
-        recipe = config.build(Recipe, config.override(base.model_dump(exclude_none=True), overrides))
+        recipe = _recipe(base, overrides)
         strange = [change.path for change in config.diff(base, recipe) if not change.path.startswith("evaluate.")]
         if strange:
             raise UserError(f"{strange[0]}: eval takes only evaluate.* settings; the rest belongs to the trained run")
-        machine = session.prepare_machine(recipe, device)
-        weights, step = checkpoints.weights(self._folder, checkpoint)
+        model, step = self._model(base, checkpoint, device)
         with Reading(quiet=quiet) as reading:
-            text = self._text(data, split, recipe, reading)
-        model = assemble.load_model(recipe, weights, self.tokenizer.vocab_size, machine.torch_device)
-        precision = self.plan.settings.precision
-        found = assemble.score(recipe, model, text, precision=precision, device=machine.torch_device)
-        return {**found, "checkpoint": step}
+            text, training = self._text(data, split, recipe, reading)
+            reading("scoring", 0, 0)
+            found = assemble.score(
+                recipe, model, text, precision=self.plan.settings.precision, device=model.embed.weight.device
+            )
+            compared = None
+            if references and recipe.evaluate.references:
+                reading("comparing with xz, zstd and a unigram model", 0, 0)
+                compared = compare_with(text, training=training, vocab_size=self.tokenizer.vocab_size)
+        return Scored(found, step, compared)
 
-    def _text(self, data: str | None, split: str, recipe: Recipe, report: Any) -> TokenSplit:
-        cache = cache_folder()
+    def _model(self, recipe: Recipe, checkpoint: str, device: str) -> tuple[GPT, int]:
+        """The trained model, computing as it did in training, and its step."""
+        settings = self.plan.settings
+        machine = session.prepare_machine(recipe, device, threads=settings.threads)
+        weights, step = checkpoints.weights(self._folder, checkpoint)
+        # The other way to compute attention rounds differently, and a score would move in its ninth digit.
+        model = build_model(recipe.model, self.tokenizer.vocab_size, seed=recipe.seed, attention=settings.attention)
+        model.load_state_dict(weights, strict=True)
+        return model.to(machine.torch_device).eval(), step
+
+    def _text(
+        self, data: str | None, split: str, recipe: Recipe, report: Report
+    ) -> tuple[TokenSplit, TokenSplit | None]:
+        """The text to score, and the training text, if it is still what it was."""
+        cache, receipt = cache_folder(), session.read_receipt(self._folder)
+        were = {name: part["fingerprint"] for name, part in receipt["data"]["parts"].items() if part}
+        directory, here = Path(receipt["directory"]), Path.cwd()
+        held_out = None
         if data is not None:
-            return prepare_held_out(recipe.data, data, self.tokenizer, directory=Path.cwd(), cache=cache, report=report)
-        directory = Path(session.read_receipt(self._folder)["directory"])
-        text = assemble.read_text(recipe, directory=directory, cache=cache, report=report)
+            held_out = prepare_held_out(recipe.data, data, self.tokenizer, directory=here, cache=cache, report=report)
+        try:
+            text = assemble.read_text(recipe, directory=directory, cache=cache, report=report)
+        except UserError:
+            if held_out is None:
+                raise
+            return held_out, None
         parts = {"train": text.train, "validation": text.validation, "test": text.test}
-        found = parts.get(split)
-        if found is None:
-            known = ", ".join(name for name, part in parts.items() if part is not None)
-            raise UserError(f"--split {split}: this run has no such part; it has {known}")
-        return found
+        there = {name: part for name, part in parts.items() if part is not None}
+        if held_out is not None:
+            return held_out, text.train if text.train.fingerprint == were["train"] else None
+        if split not in there:
+            raise UserError(f"--split {split}: this run has no such part; it has {', '.join(there)}")
+        if there[split].fingerprint != were[split]:
+            raise DataError(f"{self.path}: the {split} text has changed since the run began; put the old files back")
+        return there[split], text.train
 
 
 def _recipe(recipe: str | Recipe, overrides: Overrides) -> Recipe:
     if isinstance(recipe, Recipe):
-        table = config.override(recipe.model_dump(exclude_none=True), overrides)
-        return config.build(Recipe, table)
+        return config.build(Recipe, config.override(recipe.model_dump(exclude_none=True), overrides))
     return config.load(Recipe, recipe, overrides)
-
-
-def _stem(recipe: str | Recipe) -> str:
-    return "run" if isinstance(recipe, Recipe) else Path(recipe).name.removesuffix(".toml")
 
 
 def _until(deadline: str | None) -> float | None:
@@ -305,7 +385,7 @@ def _until(deadline: str | None) -> float | None:
 def _watcher(reading: Reading, quiet: bool) -> session.Watcher:
     """Show a run to a person: the preparation's bars, then its events."""
 
-    def planned(name: str, recipe: Recipe, plan: Plan) -> Console:
+    def planned(name: str, recipe: Recipe, plan: Plan) -> Following:
         reading.close()
         outlook = Outlook(
             run=name,
@@ -315,6 +395,6 @@ def _watcher(reading: Reading, quiet: bool) -> session.Watcher:
             seconds=plan.seconds,
             price_per_hour=recipe.budget.price_per_hour,
         )
-        return Console(outlook, quiet=quiet)
+        return Following(outlook, recipe=config.fingerprint(recipe), quiet=quiet)
 
     return session.Watcher(reading=reading, planned=planned)

@@ -6,13 +6,15 @@ import errno
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import typer
 
 from farthing import __version__
 from farthing.cli import look, machine, recipes, run, text
-from farthing.errors import FarthingError, nearest
+from farthing.errors import FarthingError, Preempted, nearest
+from farthing.sinks.legible import legible
 
 # typer carries its own copy of click from some version on; its public exceptions lead to the right classes.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -21,7 +23,8 @@ _ClickException: type[Any] = _UsageError.__mro__[1]
 app = typer.Typer(
     name="farthing",
     help="Spend a fixed budget on the best small GPT it can buy, and prove what bought it.",
-    epilog="Start with: farthing train        (the default recipe, on Python's own sources, about five minutes)",
+    epilog="Start with: farthing train (the default recipe, on Python's own sources, in about five minutes). "
+    "farthing VERB --help says more about each.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -66,12 +69,14 @@ def _guarded(arguments: list[str] | None) -> int:
         return _complain(_one_line(error), 2)
     except _ClickException as error:
         return _complain(error.format_message(), 2)
+    except Preempted as stop:
+        return _complain(str(stop), stop.exit_code, label="stopped")
     except FarthingError as error:
         return _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("stopped", 130)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (| head); that is no failure of ours.
+        return _complain("by Ctrl-C", 130, label="stopped")
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has seen enough (| head); that is no failure of ours. typer makes an exit of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -94,10 +99,11 @@ def _one_line(error: Any) -> str:
     return f"{message[:1].lower()}{message[1:]} ({path} --help shows what there is)"
 
 
-def _complain(message: str, code: int) -> int:
+def _complain(message: str, code: int, *, label: str = "error") -> int:
     if os.environ.get("FARTHING_DEBUG"):
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"{label}: {legible(message, encoding=sys.stderr.encoding or 'utf-8')}", file=sys.stderr)
     return code
 
 

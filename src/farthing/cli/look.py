@@ -7,29 +7,51 @@ from typing import Annotated
 
 import typer
 
-from farthing.cli.options import Checkpoint, Device, Json, Quiet, RunName, Runs, say_json
-
-RUNS = "runs"
+from farthing.cli.options import RUNS, Checkpoint, Device, Json, Quiet, RunName, Runs, add, say_json
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
-    app.command("eval")(evaluate)
-    app.command()(sample)
-    app.command("runs")(list_all)
+    add(
+        app,
+        evaluate,
+        name="eval",
+        short="Score a text with a trained model.",
+        example="farthing eval default-1 --data other.txt",
+    )
+    add(
+        app,
+        sample,
+        name="sample",
+        short="Let a trained model write.",
+        example='farthing sample default-1 "def main(" --tokens 100 --temperature 0.7',
+    )
+    add(
+        app,
+        list_all,
+        name="runs",
+        short="List runs: status, score and cost.",
+        example="farthing runs --runs /data/runs",
+    )
 
 
 def evaluate(
     run: RunName,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[evaluate.PATH=VALUE]...", help="Settings of [evaluate] to change.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[evaluate.X=VALUE]...", help="Settings of [evaluate] to change, such as evaluate.stride=128."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Score this text instead.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FILE", help="Score this text, cut into documents as the run's own was."),
+    ] = None,
     split: Annotated[
-        str, typer.Option("--split", help="Which of the run's parts: validation, test, train.")
+        str, typer.Option("--split", metavar="PART", help="Which of the run's parts: validation, test or train.")
     ] = "validation",
     checkpoint: Checkpoint = "last",
-    runs: Runs = RUNS,  # type: ignore[assignment]
+    runs: Runs = RUNS,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -43,62 +65,81 @@ def evaluate(
 
     opened = api.open_run(run, runs=runs)
     found = opened.evaluate(
-        data, overrides or [], split=split, checkpoint=checkpoint, device=device, quiet=quiet or as_json
+        data,
+        overrides or [],
+        split=split,
+        checkpoint=checkpoint,
+        device=device,
+        references=not as_json,
+        quiet=quiet or as_json,
     )
     if as_json:
-        say_json(found)
+        say_json(found.validation)
     else:
-        tables.print_yardsticks(opened.name, data or split, found)
+        tables.print_score(opened.name, data or split, found)
 
 
 def sample(
     run: RunName,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="Where the text starts.")] = "",
-    tokens: Annotated[int | None, typer.Option("--tokens", min=1, max=1_000_000, help="Tokens to write.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="0 takes the likeliest token.")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Draw from this many likeliest tokens.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", help="Draw from the likeliest that make up this share.")
+    prompt: Annotated[
+        str, typer.Argument(metavar="[PROMPT]", help="Where the text starts; none: at the start of a document.")
+    ] = "",
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", metavar="N", help="How many tokens to write at most.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the draw; by default the run's.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", metavar="T", help="How daring the draw is; 0 takes the likeliest token."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest tokens only.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens up to this share, 0-1.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="The same seed writes the same text; none: the run's.")
+    ] = None,
     checkpoint: Checkpoint = "last",
-    runs: Runs = RUNS,  # type: ignore[assignment]
+    runs: Runs = RUNS,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Let a trained model write, as it thinks of it."""
+    """Let a trained model write, as it thinks of it. What is not given is as in the run's recipe, [sample]."""
     from farthing.rundir import find_run
 
     find_run(run, runs)
     from farthing import api
     from farthing.cli.tables import clean
 
-    opened = api.open_run(run, runs=runs)
-    settings = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    if seed is not None:
-        settings["seed"] = seed
-    pieces = []
-    if not as_json:
-        sys.stdout.write(clean(prompt))
-    for piece in opened.stream(prompt, checkpoint=checkpoint, device=device, **settings):
-        pieces.append(piece)
-        if not as_json:
-            sys.stdout.write(clean(piece))
-            sys.stdout.flush()
-    text = "".join(pieces)
+    written = api.open_run(run, runs=runs).stream(
+        prompt,
+        checkpoint=checkpoint,
+        device=device,
+        seed=seed,
+        tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
     if as_json:
-        say_json({"prompt": prompt, "text": text, "tokens": len(opened.tokenizer.encode(text))})
-    else:
-        sys.stdout.write("\n")
+        text = "".join(written)
+        say_json({"prompt": prompt, "text": text, "tokens": written.tokens})
+        return
+    sys.stdout.write(clean(prompt))
+    for piece in written:
+        sys.stdout.write(clean(piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
 
 
 def list_all(
-    runs: Runs = RUNS,  # type: ignore[assignment]
-    quiet: Quiet = False,
+    runs: Runs = RUNS,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Names only, one a line.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the runs of a folder: status, score and cost."""
+    """List the runs of a folder, the oldest first: status, score and cost."""
     from farthing.cli import listing
 
     rows = listing.rows(runs)

@@ -1,30 +1,80 @@
-"""The few flags, which mean the same on every verb."""
+"""How a verb looks from outside: the few flags, which mean the same everywhere, and its help page."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RECIPE] [PATH=VALUE]...", help="A recipe (file or shipped name), then settings to change."
+        metavar="[RECIPE] [PATH=VALUE]...",
+        help="A recipe (a file, or a shipped one's name; none: default), then settings to change.",
     ),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one under --runs.")]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of run folders.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing on the way.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one in the --runs folder.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where the run folders are.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary: errors and answers only.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer with one line of JSON on standard output.")]
 Deadline = Annotated[
     str | None,
-    typer.Option("--deadline", metavar="WHEN", help="Checkpoint and stop by then: 90m, 1h30m, 2026-11-22T18:00."),
+    typer.Option("--deadline", metavar="WHEN", help="Save and stop in time for this: 90m, 1h30m, or 2026-11-22T18:00."),
 ]
-Checkpoint = Annotated[str, typer.Option("--checkpoint", help="Which weights: last, best, or a step.")]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="WHICH", help="Which weights: last, best, or a step.")]
+RUNS = Path("runs")
+
+
+class Verb(TyperCommand):
+    """A command whose help page names things as a person types them, and ends with its example as it stands."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line."""
+        arguments = [one.metavar for one in self.params if one.param_type_name == "argument"]
+        return [str(piece) for piece in (*arguments, "[OPTIONS]")]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments and options, a line or more each."""
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for one in self.get_params(ctx):
+            if one.param_type_name == "argument":
+                rows["Arguments"].append((str(one.metavar), str(getattr(one, "help", ""))))
+            elif record := one.get_help_record(ctx):
+                # typer shows the Python type where there is no other word for it.
+                rows["Options"].append((re.sub(r" <[^>]*>", "", record[0]), record[1]))
+        for title, found in rows.items():
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl(found)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The example, on a line of its own that can be copied whole."""
+        if self.epilog:
+            formatter.write(f"\nExample:\n  {self.epilog}\n")
+
+
+def add(app: typer.Typer, function: Any, *, name: str, short: str, example: str) -> None:
+    """Make `function` a verb of `app`; `short` is its line in the list of verbs."""
+    app.command(name, cls=Verb, short_help=short, epilog=example)(function)
+
+
+def group(app: typer.Typer, *, name: str, about: str) -> typer.Typer:
+    """A verb that has verbs of its own."""
+    inner = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
+    # With a callback typer keeps the inner verb's name even where there is only one.
+    inner.callback()(_nothing)
+    app.add_typer(inner, name=name, help=about, short_help=about)
+    return inner
+
+
+def _nothing() -> None:
+    pass
 
 
 def split_words(words: list[str] | None, *, default: str = "default") -> tuple[str, list[str]]:
@@ -36,6 +86,6 @@ def split_words(words: list[str] | None, *, default: str = "default") -> tuple[s
 
 
 def say_json(value: Any) -> None:
-    """One JSON object as the last line of standard output."""
+    """One JSON value as the last line of standard output."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()

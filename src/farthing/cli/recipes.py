@@ -1,4 +1,4 @@
-"""recipe list, show, diff, schema, reference."""
+"""recipe list, show, diff, schema."""
 
 from __future__ import annotations
 
@@ -7,22 +7,45 @@ from typing import Annotated
 
 import typer
 
-from farthing.cli.options import Json, Words, say_json, split_words
+from farthing.cli.options import Json, Words, add, group, say_json, split_words
 from farthing.config import Change
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
-    group = typer.Typer(help="Look at recipes: list, show, diff, schema.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("list")(list_shipped)
-    group.command()(show)
-    group.command()(diff)
-    group.command()(schema)
-    app.add_typer(group, name="recipe")
+    recipe = group(app, name="recipe", about="Look at recipes: list, show, diff, schema.")
+    add(
+        recipe,
+        list_shipped,
+        name="list",
+        short="The recipes that come with Farthing.",
+        example="farthing recipe list",
+    )
+    add(
+        recipe,
+        show,
+        name="show",
+        short="A recipe with every setting given.",
+        example="farthing recipe show default optimizer.kind=adamw",
+    )
+    add(
+        recipe,
+        diff,
+        name="diff",
+        short="The settings in which two recipes differ.",
+        example="farthing recipe diff default titles-best",
+    )
+    add(
+        recipe,
+        schema,
+        name="schema",
+        short="The JSON Schema of recipes, for editors.",
+        example="farthing recipe schema > farthing.schema.json",
+    )
 
 
 def list_shipped(as_json: Json = False) -> None:
-    """The recipes that come with Farthing."""
+    """The recipes that come with Farthing. Any of them can be named where a RECIPE is asked for."""
     from farthing.config import shipped_recipes
 
     names = shipped_recipes()
@@ -33,7 +56,7 @@ def list_shipped(as_json: Json = False) -> None:
 
 
 def show(words: Words = None, as_json: Json = False) -> None:
-    """The resolved recipe: bases merged in, overrides applied, every setting given."""
+    """The resolved recipe as TOML: bases merged in, changes made, every setting given."""
     from farthing.config import load, to_toml
     from farthing.recipe import Recipe
 
@@ -47,10 +70,10 @@ def show(words: Words = None, as_json: Json = False) -> None:
 
 def diff(
     old: Annotated[str, typer.Argument(metavar="A", help="A recipe.")],
-    new: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="Another; a run's recipe.toml will do, too.")],
     as_json: Json = False,
 ) -> None:
-    """The settings in which two recipes differ."""
+    """The settings in which two recipes differ, a line each: what A has -> what B has."""
     from farthing import config
     from farthing.recipe import Recipe
 
@@ -65,7 +88,7 @@ def diff(
 
 
 def schema() -> None:
-    """The JSON Schema of a recipe, for editors."""
+    """The JSON Schema of recipes, with which an editor completes and checks them."""
     from farthing.recipe import Recipe
 
     typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
@@ -73,6 +96,6 @@ def schema() -> None:
 
 def _line(change: Change) -> str:
     def shown(value: object) -> str:
-        return "-" if value is None else json.dumps(value, ensure_ascii=False)
+        return "(not set)" if value is None else json.dumps(value, ensure_ascii=False)
 
     return f"{change.path}: {shown(change.old)} -> {shown(change.new)}"

@@ -1,4 +1,4 @@
-"""What a person reads at the end of a verb: plans, results, yardsticks, machines."""
+"""What a person reads at the end of a verb: plans, results, scores, machines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from farthing.api import Planned
+from farthing.api import Planned, Scored
+from farthing.cli.listing import print_columns as print_columns
+from farthing.cli.listing import write
 from farthing.sinks.legible import duration, legible, memory, money, quantity
-from farthing.sinks.summary import Summary, terminal
+from farthing.sinks.summary import Summary
 from farthing.sinks.summary import show as show_summary
 
 Row = tuple[str, str]
@@ -25,14 +28,18 @@ def clean(text: str) -> str:
 
 def print_rows(title: str, rows: Iterable[Row]) -> None:
     """A titled list of names and values."""
-    screen = terminal(sys.stdout)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, clean(value))
-    screen.print(title, style="bold")
-    screen.print(table)
+        table.add_row("", clean(name), clean(value))
+    write(Text(clean(title), "bold"), table)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        write(Text(f"note: {clean(note)}", "yellow"))
 
 
 def print_plan(name: str, planned: Planned) -> None:
@@ -40,19 +47,22 @@ def print_plan(name: str, planned: Planned) -> None:
     plan, settings = planned.plan, planned.plan.settings
     parts = [(part, f"{count:,}") for part, count in plan.parameters_by_part.items() if count]
     print_rows(f"{name}: {plan.parameters:,} parameters", parts)
-    terms = [(term, memory(size)) for term, size in plan.memory.items() if size]
-    print_rows(f"memory: about {memory(plan.memory_bytes)} of the {memory(plan.memory_available)} to be had", terms)
+    terms = [(term, _size(size)) for term, size in plan.memory.items() if size]
+    print_rows(f"memory: about {_size(plan.memory_bytes)} of the {memory(plan.memory_available)} to be had", terms)
+    why = settings.why
+    rows = "1 pass" if settings.accumulation == 1 else f"{settings.accumulation} passes"
+    threads = f"{settings.threads} thread" + ("" if settings.threads == 1 else "s")
     chosen = [
-        ("device", f"{settings.device}, {settings.threads} threads ({settings.why['threads']})"),
-        ("precision", f"{settings.precision} ({settings.why['precision']})"),
-        ("attention", f"{settings.attention} ({settings.why['attention']})"),
-        ("compile", f"{'on' if settings.compile else 'off'} ({settings.why['compile']})"),
-        ("micro-batch", f"{settings.micro_batch} x {settings.accumulation} ({settings.why['micro_batch']})"),
+        ("device", f"{settings.device} ({why['device']})"),
+        ("threads", f"{threads} ({why['threads']})"),
+        ("precision", f"{settings.precision} ({why['precision']})"),
+        ("attention", f"{settings.attention} ({why['attention']})"),
+        ("compile", f"{'on' if settings.compile else 'off'}: {why['compile']}"),
+        ("micro-batch", f"{settings.micro_batch} sequences, {rows} a step ({why['micro_batch']})"),
     ]
     print_rows("chosen for this machine", chosen)
     print_rows("what it takes", _cost_rows(planned))
-    for warning in plan.warnings:
-        terminal(sys.stdout).print(f"note: {clean(warning)}", style="yellow")
+    _print_notes(plan.warnings)
 
 
 def _cost_rows(planned: Planned) -> list[Row]:
@@ -64,48 +74,60 @@ def _cost_rows(planned: Planned) -> list[Row]:
         ("tokens", unknown if plan.tokens is None else f"{plan.tokens:,}{epochs}"),
         (
             "FLOPs",
-            unknown if plan.flops is None else f"{quantity(plan.flops)} ({quantity(plan.flops_per_token)} a token)",
+            unknown if plan.flops is None else f"{quantity(plan.flops)}, {quantity(plan.flops_per_token)} a token",
         ),
-        ("a step", f"{duration(plan.seconds_per_step)} ({plan.timing})"),
-        ("training", unknown if plan.seconds is None else duration(plan.seconds)),
+        ("a step", f"{_brief(plan.seconds_per_step)}, {plan.timing}"),
+        ("training", unknown if plan.seconds is None else f"about {_brief(plan.seconds)}"),
     ]
     if plan.evaluation_seconds:
-        rows.append(("evaluation", f"about {duration(plan.evaluation_seconds)} more"))
+        rows.append(("evaluation", f"about {_brief(plan.evaluation_seconds)} more"))
     if plan.money is not None:
-        rows.append(("money", money(plan.money)))
-    rows.append(("a checkpoint", f"{quantity(plan.checkpoint_bytes)}B"))
+        rows.append(("money", f"about {money(plan.money)}"))
+    rows.append(("a checkpoint", f"{quantity(plan.checkpoint_bytes)}B of disk"))
     return rows
 
 
 def print_result(result: Mapping[str, Any]) -> None:
     """The end of a run."""
     samples = result.get("samples") or []
-    sample = samples[0]["prompt"] + samples[0]["text"] if samples else ""
-    references = result.get("references") or {}
-    scale = {name: references[name] for name in ("xz", "zstd", "unigram") if references.get(name) is not None}
-    run = shlex.quote(_near(result["run"]))
-    prompt = samples[0]["prompt"] if samples and samples[0]["prompt"] else "Once upon a time"
-    best = result.get("best")
-    commands = [f"farthing sample {run} {shlex.quote(prompt)}", f"farthing eval {run} --data FILE", "farthing runs"]
-    last = result["validation"].get("bits_per_byte")
-    if best and last and best["bits_per_byte"] < last - 0.005:
-        commands.insert(
-            0, f"farthing sample {run} --checkpoint best   # step {best['step']}: {best['bits_per_byte']:.4f}"
-        )
+    run = _near(result["run"])
     show_summary(
         Summary(
-            run=result["run"],
+            run=run,
             status=result["status"],
             validation=result["validation"],
             spent=result["spent"],
             parameters=result["parameters"],
             wall_seconds=result["wall_seconds"],
-            references=scale,
-            sample=sample,
-            next_commands=commands,
+            references=_scale(result.get("references")),
+            sample=samples[0]["prompt"] + samples[0]["text"] if samples else "",
+            next_commands=_next_commands(result, run, samples[0]["prompt"] if samples else ""),
         ),
         stream=sys.stdout,
     )
+
+
+def _next_commands(result: Mapping[str, Any], run: str, prompt: str) -> list[str]:
+    path = shlex.quote(run)
+    commands = [
+        f"farthing sample {path} {shlex.quote(prompt or 'Once upon a time')}",
+        f"farthing eval {path} --data FILE",
+        "farthing runs" if Path(run).parent == Path("runs") else f"farthing runs --runs {shlex.quote(_folder(run))}",
+    ]
+    best, last = result.get("best"), result["validation"].get("bits_per_byte")
+    if best and last and best["bits_per_byte"] < last - 0.005:
+        told = f"step {best['step']:,} was better: {best['bits_per_byte']:.4f}"
+        commands.insert(0, f"farthing sample {path} --checkpoint best   # {told}")
+    return commands
+
+
+def _folder(run: str) -> str:
+    return str(Path(run).parent)
+
+
+def _scale(references: Mapping[str, Any] | None) -> dict[str, float]:
+    found = references or {}
+    return {name: found[name] for name in ("xz", "zstd", "unigram") if found.get(name) is not None}
 
 
 def _near(path: str) -> str:
@@ -113,15 +135,17 @@ def _near(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def print_yardsticks(run: str, what: str, found: Mapping[str, Any]) -> None:
+def print_score(run: str, what: str, scored: Scored) -> None:
     """The score of a text."""
+    found = scored.validation
 
     def shown(name: str, digits: int) -> str:
         value = found[name]
-        return "not finite" if value is None else f"{value:.{digits}f}"
+        return "not finite" if value is None else f"{value:,.{digits}f}"
 
-    rows = [
-        ("bits per byte", shown("bits_per_byte", 4)),
+    rows = [("bits per byte", shown("bits_per_byte", 4))]
+    rows += [(f"  {name}", f"{bits:.4f}") for name, bits in _scale(scored.references).items()]
+    rows += [
         ("nats per token", shown("nats_per_token", 4)),
         ("perplexity", shown("perplexity", 2)),
         ("nats per character", shown("nats_per_character", 4)),
@@ -133,47 +157,68 @@ def print_yardsticks(run: str, what: str, found: Mapping[str, Any]) -> None:
         )
     rows += [
         ("scored", f"{found['tokens']:,} tokens of {found['documents']:,} documents, {found['bytes']:,} bytes"),
-        ("how", f"windows of {found['context_length']}, stride {found['stride']}, {found['precision']}"),
-        ("checkpoint", f"step {found['checkpoint']:,}"),
+        ("how", f"windows of {found['context_length']:,} tokens, stride {found['stride']:,}, {found['precision']}"),
+        ("checkpoint", f"step {scored.step:,}"),
     ]
-    print_rows(f"{run} on {clean(what)}", rows)
+    print_rows(f"{run} on {what}", rows)
 
 
 def print_doctor(found: Mapping[str, Any]) -> None:
     """What the machine can do."""
     machine = found["machine"]
+    build = ", ".join(
+        name if value == "yes" else f"{name} {value}" for name, value in found["torch_build"].items() if value
+    )
     rows = [
         ("system", found["system"]),
-        ("python", found["python"]),
-        ("torch", f"{found['torch']} ({', '.join(f'{k} {v}' for k, v in found['torch_build'].items() if v)})"),
+        ("Python", found["python"]),
+        ("torch", f"{found['torch']} ({build.replace('cpu_capability', 'for')})"),
         ("processor", machine["cpu"]),
         ("cores", f"{machine['physical_cores']} physical, {machine['logical_cores']} logical"),
         ("instructions", ", ".join(machine["instruction_sets"]) or "nothing special"),
         ("memory", f"{memory(machine['host_memory_available'])} free of {memory(machine['host_memory_total'])}"),
-        ("GPUs", ", ".join(str(gpu.get("name", gpu)) for gpu in found["gpus"]) or "none"),
+        ("GPUs", ", ".join(_gpu(gpu) for gpu in found["gpus"]) or "none"),
     ]
     rows += [
-        (f"disk, {name}", "?" if free is None else f"{quantity(free)}B free")
+        (f"disk for {name}", "not known" if free is None else f"{quantity(free)}B free")
         for name, free in found["disk_free"].items()
     ]
-    rows += [(f"matmul {name}", f"{quantity(rate)}FLOP/s") for name, rate in found["matmul_rates"].items()]
+    rows += [
+        (f"matmul, {name}", f"{quantity(rate)}FLOP/s" if rate else "does not work")
+        for name, rate in found["matmul_rates"].items()
+    ]
     compiles = found["compiles"]
     if compiles is not None:
         works = f"works, {duration(compiles['seconds'])} for a tiny network" if compiles["works"] else compiles["why"]
         rows.append(("torch.compile", works))
     print_rows("this machine", rows)
-    chosen = [(name, f"{_plain(choice['value'])} ({choice['reason']})") for name, choice in found["choices"].items()]
-    print_rows("what auto chooses here", chosen)
-    extras = []
-    for extra, packages in found["extras"].items():
-        missing = [name for name, version in packages.items() if version is None]
-        extras.append((f"[{extra}]", "installed" if not missing else f"missing {', '.join(missing)}"))
-    print_rows("extras", extras)
-    for warning in found["warnings"]:
-        terminal(sys.stdout).print(f"note: {clean(warning)}", style="yellow")
+    print_rows("what auto chooses here", [_choice(name, choice) for name, choice in found["choices"].items()])
+    print_rows("extras (pip install 'farthing[NAME]')", [_extra(*one) for one in found["extras"].items()])
+    _print_notes(found["warnings"])
 
 
-def _plain(value: object) -> str:
-    return (
-        {True: "on", False: "off", None: "?"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
-    )
+def _gpu(gpu: Mapping[str, Any]) -> str:
+    return f"{gpu['name']} ({memory(gpu['memory_free'])} free of {memory(gpu['memory_total'])})"
+
+
+def _choice(name: str, choice: Mapping[str, Any]) -> Row:
+    # "compile (runs over 10 minutes)" would push everything to the right.
+    name, _, only = name.partition(" (")
+    value = choice["value"]
+    if value is None:
+        return name, choice["reason"]
+    shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    return name, f"{shown} ({choice['reason']}{'; for ' + only.rstrip(')') if only else ''})"
+
+
+def _extra(name: str, packages: Mapping[str, str | None]) -> Row:
+    missing = [package for package, version in packages.items() if version is None]
+    return name, f"missing: {', '.join(missing)}" if missing else "installed"
+
+
+def _size(count: int) -> str:
+    return memory(count) if count >= 10 << 20 else f"{count / 2**10:,.0f} KiB"
+
+
+def _brief(seconds: float) -> str:
+    return duration(seconds) if seconds >= 0.95 else f"{seconds * 1000:.3g} ms"

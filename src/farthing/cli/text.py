@@ -2,54 +2,73 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from farthing.cli.options import Json, Quiet, Words, say_json, split_words
+from farthing.cli.options import Json, Quiet, Words, add, group, say_json, split_words
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
-    data = typer.Typer(help="Fetch known corpora: get.", no_args_is_help=True, rich_markup_mode=None)
-    data.callback()(_data)
-    data.command()(get)
-    app.add_typer(data, name="data")
-    tokenizer = typer.Typer(help="Train, inspect and compare tokenizers.", no_args_is_help=True, rich_markup_mode=None)
-    tokenizer.command("train")(train)
-    tokenizer.command()(inspect)
-    tokenizer.command()(compare)
-    app.add_typer(tokenizer, name="tokenizer")
-
-
-def _data() -> None:
-    """Fetch known corpora."""
+    data = group(app, name="data", about="Fetch known corpora: get.")
+    add(data, get, name="get", short="Fetch a known corpus.", example="farthing data get tinystories --to corpora")
+    tokenizer = group(app, name="tokenizer", about="Train, inspect and compare tokenizers.")
+    add(
+        tokenizer,
+        train,
+        name="train",
+        short="Train a recipe's tokenizer and keep it.",
+        example="farthing tokenizer train default tokenizer.vocab_size=2048 --to small.json",
+    )
+    add(
+        tokenizer,
+        inspect,
+        name="inspect",
+        short="Say how well a recipe's tokenizer fits its text.",
+        example="farthing tokenizer inspect default data.kind=text data.path=book.txt",
+    )
+    add(
+        tokenizer,
+        compare,
+        name="compare",
+        short="Compare tokenizers on the text of a recipe.",
+        example="farthing tokenizer compare default bpe:1024 bpe:4096 unigram:4096 byte",
+    )
 
 
 def get(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="hn-titles, fineweb-10b, fineweb-edu, tinystories, ...")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="hn-titles, fineweb-10b, fineweb-edu, tinystories, wikitext-103 or tinyshakespeare."
+        ),
+    ],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the files go.")] = Path(),
+    shards: Annotated[
+        int | None, typer.Option("--shards", metavar="N", help="At most N training files, of corpora that have many.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch a known corpus through the hub: resumable and verified."""
-    from farthing.data.known import fetch
+    """Fetch a known corpus from the Hugging Face hub, verified. Run it again to go on where it broke off."""
+    from farthing.data.known import KNOWN, fetch
     from farthing.sinks.reading import Reading
 
-    with Reading(quiet=quiet or as_json) as reading:
-        path = fetch(name, to, report=reading)
+    with Reading(quiet=quiet) as reading:
+        path = fetch(name, to, report=reading, shards=shards)
     if as_json:
         say_json({"name": name, "path": str(path)})
-    else:
-        typer.echo(f"{name} is at {path}")
+    elif not quiet:
+        typer.echo(f"{name} is in {path}")
+        typer.echo(f"train on it with: farthing train default {KNOWN[name].recipe.format(path=shlex.quote(str(path)))}")
 
 
 def train(
     words: Words = None,
-    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where tokenizer.json goes.")] = Path(
-        "tokenizer.json"
-    ),
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where it goes.")] = Path("tokenizer.json"),
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -58,13 +77,14 @@ def train(
     from farthing.storage import write_text
 
     recipe, overrides = split_words(words)
-    built, report = tokenizers.of_recipe(recipe, overrides, quiet=quiet or as_json)
+    tokenizers.check_target(to)
+    built, report = tokenizers.of_recipe(recipe, overrides, quiet=quiet)
     write_text(to, built.to_json())
     if as_json:
-        say_json({**report, "path": str(to)})
-    else:
-        tokenizers.show([(recipe, report)])
-        typer.echo(f"written to {to}")
+        say_json({**report.as_dict(), "path": str(to)})
+    elif not quiet:
+        tokenizers.show({recipe: report})
+        typer.echo(f"written to {to}; train with it by adding: {tokenizers.usage(to)}")
 
 
 def inspect(
@@ -76,30 +96,32 @@ def inspect(
     from farthing.cli import tokenizers
 
     recipe, overrides = split_words(words)
-    _, report = tokenizers.of_recipe(recipe, overrides, quiet=quiet or as_json)
+    _, report = tokenizers.of_recipe(recipe, overrides, quiet=quiet)
     if as_json:
-        say_json(report)
+        say_json(report.as_dict())
     else:
         tokenizers.show_one(recipe, report)
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe whose text is used.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe whose text and model are used.")],
     candidates: Annotated[
         list[str],
-        typer.Argument(metavar="KIND[:SIZE]...", help="Tokenizers to compare, such as bpe:8192 unigram:8192 byte."),
+        typer.Argument(
+            metavar="TOKENIZER...", help="bpe:SIZE, unigram:SIZE, byte, gpt2, or file:PATH of a tokenizer.json."
+        ),
     ],
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare tokenizers on the validation text of one recipe."""
+    """Compare tokenizers on the validation text of a recipe: how tightly they pack it, and what they cost."""
     from farthing.cli import tokenizers
+    from farthing.data.inspect import compare as compare_reports
 
-    found = []
-    for candidate in candidates:
-        overrides = tokenizers.overrides_of(candidate)
-        found.append((candidate, tokenizers.of_recipe(recipe, overrides, quiet=quiet or as_json)[1]))
+    overrides = {candidate: tokenizers.overrides_of(candidate) for candidate in candidates}
+    found = {name: tokenizers.of_recipe(recipe, changes, quiet=quiet)[1] for name, changes in overrides.items()}
+    rows = compare_reports(found)
     if as_json:
-        say_json([{"tokenizer": name, **report} for name, report in found])
+        say_json(rows)
     else:
         tokenizers.show(found)

@@ -1,4 +1,4 @@
-"""Progress of what comes before the first step: reading, training a tokenizer, tokenising, fetching."""
+"""Progress of what comes before the first step (reading, training a tokenizer, tokenising, fetching), and the hand-over."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TextIO
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from farthing.events import Event, Started, Stopped
+from farthing.sinks.console import Console, Outlook
 from farthing.sinks.legible import duration, legible
 from farthing.sinks.summary import terminal
 
@@ -43,7 +45,10 @@ class Reading:
     def __enter__(self) -> Reading:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # A stage that failed has not taken so and so long: the error is all there is to say.
+            self._stage = None
         self.close()
 
     def __call__(self, stage: str, done: float, total: float) -> None:
@@ -83,3 +88,32 @@ class Reading:
             with suppress(OSError, ValueError):
                 self._screen.print(f"{legible(stage)}: {duration(took)}")
                 self._stream.flush()
+
+
+class Following:
+    """A console for one sitting of a run: told of the run at once, and not of what breaks it off.
+
+    Building a model takes seconds in which the person should already see what is coming. What breaks a run off is
+    raised as well, and the command or the notebook shows that.
+
+    Args:
+        outlook: what is known of the run.
+        recipe: fingerprint of its recipe.
+        quiet: only notices.
+        stream: where to write; by default as Console does.
+    """
+
+    def __init__(self, outlook: Outlook, *, recipe: str, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._console = Console(outlook, quiet=quiet, stream=stream)
+        self._console(Started(run=outlook.run, recipe=recipe, parameters=outlook.parameters, steps=outlook.steps))
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on."""
+        if isinstance(event, Stopped):
+            self.close()
+        elif not isinstance(event, Started):
+            self._console(event)
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        self._console.close()
