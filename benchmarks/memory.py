@@ -1,6 +1,6 @@
 """Predicted against measured peak memory of training, each recipe in a process of its own.
 
-    python benchmarks/memory.py
+python benchmarks/memory.py
 """
 
 from __future__ import annotations
