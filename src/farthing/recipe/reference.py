@@ -126,7 +126,7 @@ def _alternatives(annotation: Any, metadata: list[Any]) -> list[str]:
     if origin is typing.Literal:
         return [f"`{json.dumps(value)}`" for value in arguments]
     if origin is list:
-        return [f"list of {one}" for one in _alternatives(arguments[0], [])]
+        return ["list of " + " or ".join(_alternatives(arguments[0], []))]
     if annotation is types.NoneType:
         return ["`none`"]
     named = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}[annotation]
