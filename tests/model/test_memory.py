@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -71,49 +66,3 @@ def test_terms_answer_to_what_they_are_of() -> None:
         Model(context_length=8), 4000, micro_batch=1, precision="fp32", attention="sdpa", device="cuda", **COMMON
     )
     assert (tiny["gradients"], tiny["activations"]) == (4 * count_parameters(Model(context_length=8), 4000), 0)
-
-
-STEP = """
-import json, sys, torch
-from farthing.model.gpt import build_model
-from farthing.recipe.model import Model
-model, precision, attention, batch, vocabulary = json.loads(sys.argv[1])
-gpt = build_model(Model.model_validate(model), vocabulary, seed=0, attention=attention)
-optimizer = torch.optim.AdamW(gpt.parameters())
-rows = torch.randint(vocabulary, (batch, gpt.section.context_length))
-for _ in range(3):
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        logits = gpt(rows)
-    loss = torch.nn.functional.cross_entropy(logits.float().view(-1, vocabulary), rows.view(-1), ignore_index=-100)
-    del logits
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-with open("/proc/self/status") as status:
-    print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
-@pytest.mark.parametrize(
-    ("model", "precision", "attention", "batch", "vocabulary"),
-    [
-        ({"n_layer": 4, "n_head": 4, "d_model": 256, "dropout": 0.1, "context_length": 64}, "fp32", "sdpa", 16, 4000),
-        ({"n_layer": 3, "n_head": 4, "d_model": 256, "mlp": {"kind": "swiglu"}}, "bf16", "math", 8, 4000),
-        ({"n_layer": 2, "n_head": 4, "d_model": 256, "context_length": 64}, "fp32", "sdpa", 1, 50_000),
-    ],
-)
-def test_the_peak_is_predicted(model: dict, precision: str, attention: str, batch: int, vocabulary: int) -> None:
-    request = json.dumps([model, precision, attention, batch, vocabulary])
-    done = subprocess.run([sys.executable, "-c", STEP, request], capture_output=True, text=True, check=True)
-    told = memory(
-        Model.model_validate(model),
-        vocabulary,
-        micro_batch=batch,
-        precision=precision,  # type: ignore[arg-type]
-        attention=attention,  # type: ignore[arg-type]
-        device="cpu",
-        **COMMON,  # type: ignore[arg-type]
-    )
-    assert sum(told.values()) == pytest.approx(int(done.stdout), rel=0.2)

@@ -17,13 +17,12 @@ from farthing.recipe.model import Model
 
 FLOAT = 4
 """bytes of an fp32 number"""
-CPU_PROCESS = 334 * 2**20
-"""resident bytes of a process that has imported torch and trained one step of a tiny model"""
-CPU_SLACK_KEPT, CPU_SLACK_PARAMETERS = 0.85, 2.4
+CPU_PROCESS = 420 * 2**20
+"""resident bytes of a `farthing train` process (Python, torch, a tokenizer) after a few steps of a tiny model"""
+CPU_SLACK_KEPT, CPU_SLACK_PARAMETERS = 0.28, 2.4
 """bytes that the C library's heap loses to holes, per byte kept for backward and per parameter. torch asks it for
 aligned blocks, and glibc (2.36) cannot serve an aligned block from a hole of just that size. Fitted with CPU_PROCESS to
-22 training runs, 2 to 88 M parameters, in fp32 and bf16: the sum of all terms is within 12 % of each one's peak. Having
-glibc map each block by itself (MALLOC_MMAP_THRESHOLD_) removes the loss, but doubles a small bf16 step's CPU time."""
+whole training processes; benchmarks/memory.py measures how well."""
 CUDA_WORKSPACE = 64 * 2**20
 """bytes of cuBLAS's workspaces and the caching allocator's rounding (an estimate)"""
 

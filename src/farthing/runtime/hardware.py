@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -92,10 +93,14 @@ def peak_memory() -> int:
     """Bytes of memory that this process has held at most."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
+    with suppress(OSError, StopIteration):
+        # Not getrusage: on Linux a process's ru_maxrss starts from that of the one that launched it.
+        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux and the BSDs count in KiB, macOS in bytes.
+    # The BSDs count in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024
 
 
