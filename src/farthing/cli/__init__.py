@@ -66,7 +66,7 @@ def _guarded(arguments: list[str] | None) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except _UsageError as error:
-        return _complain(_one_line(error), 2)
+        return _complain(_one_line(error, sys.argv[1:] if arguments is None else arguments), 2)
     except _ClickException as error:
         return _complain(error.format_message(), 2)
     except Preempted as stop:
@@ -80,14 +80,14 @@ def _guarded(arguments: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
             return _complain(f"{error.filename or 'a file'}: cannot be written: {error.strerror}", 2)
         return _bug(error)
     except Exception as error:
         return _bug(error)
 
 
-def _one_line(error: Any) -> str:
+def _one_line(error: Any, arguments: list[str]) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         return f"a verb is missing ({error.ctx.command_path} --help shows what there is)"
     message = " ".join(error.format_message().split()).rstrip(".")
@@ -95,8 +95,22 @@ def _one_line(error: Any) -> str:
     if asked and error.ctx is not None:
         message = message.partition(" (")[0].partition(". Did")[0].partition("? Did")[0]
         message += nearest(asked, [name for parameter in error.ctx.command.params for name in parameter.opts])
+    elif "valid integer" in message or "valid number" in message:
+        kind = "a whole number" if "integer" in message else "a number"
+        return f"{_given(error.param, arguments)}: should be {kind}"
     path = error.ctx.command_path if error.ctx is not None else "farthing"
     return f"{message[:1].lower()}{message[1:]} ({path} --help shows what there is)"
+
+
+def _given(option: Any, arguments: list[str]) -> str:
+    """An option as it was typed: --tokens 'many'."""
+    for name in option.opts:
+        for index, word in enumerate(arguments):
+            if word.startswith(f"{name}="):
+                return f"{name} {word.partition('=')[2]!r}"
+            if word == name and index + 1 < len(arguments):
+                return f"{name} {arguments[index + 1]!r}"
+    return str(option.name)
 
 
 def _complain(message: str, code: int, *, label: str = "error") -> int:

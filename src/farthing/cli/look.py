@@ -71,7 +71,7 @@ def evaluate(
         checkpoint=checkpoint,
         device=device,
         references=not as_json,
-        quiet=quiet or as_json,
+        quiet=quiet,
     )
     if as_json:
         say_json(found.validation)

@@ -32,7 +32,7 @@ def doctor(
     from farthing.runtime.doctor import examine
     from farthing.sinks.reading import Reading
 
-    with Reading(quiet=quiet or as_json) as reading:
+    with Reading(quiet=quiet) as reading:
         found = examine(quick=fast, device_name=device, runs=runs, report=lambda what: reading(what, 0, 0))
     if as_json:
         say_json(found.as_dict())

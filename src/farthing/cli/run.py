@@ -42,11 +42,11 @@ def plan(
 
     A few steps are measured on this machine if the text is there. Exit code 2 if the run would be refused.
     """
+    recipe, overrides = _checked(words)
     from farthing import api
     from farthing.cli import tables
 
-    recipe, overrides = split_words(words)
-    planned = api.plan(recipe, overrides, runs=runs, device=device, quiet=quiet or as_json)
+    planned = api.plan(recipe, overrides, runs=runs, device=device, quiet=quiet)
     if as_json:
         say_json(_as_json(planned))
     else:
@@ -80,14 +80,13 @@ def train(
     """
     from farthing.rundir import check_name, new_run_path
 
-    recipe, overrides = split_words(words)
+    recipe, overrides = _checked(words)
     if name is not None:
-        # Before the seconds that importing torch takes.
         check_name(name)
         new_run_path(runs, name, "run")
     from farthing import api
 
-    done = api.train(recipe, overrides, name=name, runs=runs, device=device, deadline=deadline, quiet=quiet or as_json)
+    done = api.train(recipe, overrides, name=name, runs=runs, device=device, deadline=deadline, quiet=quiet)
     _conclude(done, quiet=quiet, as_json=as_json)
 
 
@@ -108,8 +107,18 @@ def resume(
     find_run(run, runs)
     from farthing import api
 
-    done = api.resume(run, runs=runs, device=device, deadline=deadline, quiet=quiet or as_json)
+    done = api.resume(run, runs=runs, device=device, deadline=deadline, quiet=quiet)
     _conclude(done, quiet=quiet, as_json=as_json)
+
+
+def _checked(words: list[str] | None) -> tuple[str, list[str]]:
+    """The recipe and its overrides, known to be sound before the seconds that importing torch takes."""
+    from farthing import config
+    from farthing.recipe import Recipe
+
+    recipe, overrides = split_words(words)
+    config.load(Recipe, recipe, overrides)
+    return recipe, overrides
 
 
 def _conclude(done: Any, *, quiet: bool, as_json: bool) -> None:
