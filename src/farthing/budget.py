@@ -113,9 +113,10 @@ def steps_for_limits(budget: Budget, rates: Rates) -> dict[str, int]:
         elif name == "steps":
             found[name] = int(limit)
         elif name == "tokens":
-            found[name] = int(limit / rates.tokens_per_step)
+            found[name] = _steps_within(int(limit), rates)
         elif name == "flops":
-            found[name] = int(limit / (rates.flops_per_token * rates.tokens_per_step))
+            # A product of floats, divided again, must not come out a hair below the whole number that it was.
+            found[name] = _steps_within(int(limit / rates.flops_per_token * (1 + 1e-12)), rates)
         elif rates.seconds_per_step is not None:
             if name == "minutes":
                 seconds = limit * 60
@@ -124,6 +125,18 @@ def steps_for_limits(budget: Budget, rates: Rates) -> dict[str, int]:
                 seconds = limit / budget.price_per_hour * 3600 - rates.overhead_seconds
             found[name] = int(seconds / rates.seconds_per_step)
     return {name: max(1, steps) for name, steps in found.items()}
+
+
+def _steps_within(tokens: int, rates: Rates) -> int:
+    """The most steps that serve at most so many tokens, in whatever order an epoch's ragged window comes."""
+    windows, epoch, batch = rates.sequences_per_epoch, rates.tokens_per_epoch, rates.sequences_per_step
+    steps = tokens * windows // (batch * epoch)
+    while steps > 0:
+        epochs, rest = divmod(steps * batch, windows)
+        if epochs * epoch + min(rest * rates.context_length, epoch) <= tokens:
+            break
+        steps -= 1
+    return steps
 
 
 def progress(budget: Budget, spent: Spent) -> float:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -181,7 +182,8 @@ class EventLog:
         except OSError:
             written = -1
         if written != len(line):
-            os.ftruncate(self._descriptor, before)
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, before)
             self.dropped += 1
         for follower in list(self._followers):
             try:

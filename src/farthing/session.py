@@ -273,9 +273,12 @@ def read_receipt(run: RunDir) -> dict[str, Any]:
         CheckpointError: receipt.json is missing or damaged.
     """
     try:
-        return dict(read_json(run.receipt))
-    except (OSError, ValueError) as error:
+        table = dict(read_json(run.receipt))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{run.receipt}: cannot be read: {error}") from None
+    if missing := {"recipe", "directory", "data"} - table.keys():
+        raise CheckpointError(f"{run.receipt}: damaged: it does not name the run's {sorted(missing)[0]}")
+    return table
 
 
 def existing(path: Path) -> Path:

@@ -206,7 +206,7 @@ def weights(run: RunDir, which: str = "best") -> tuple[dict[str, Tensor], int]:
     if which == "best":
         steps.sort(key=lambda step: step == best_step(run))
     elif which != "last":
-        if not which.isdigit() or int(which) not in steps:
+        if not which.isdecimal() or int(which) not in steps:
             known = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{run.path}: no checkpoint {which!r}; there are: {known}; or say best or last")
         steps = [int(which)]

@@ -305,7 +305,8 @@ class Trainer:
             if not self._weights_are_finite():
                 self._give_up(f"the weights are not finite after step {self.state.step}")
             # The weights are paid for: nothing that follows may cost them.
-            self.save()
+            if self._saved_step != self.state.step:
+                self.save()
             moment = Moment(self.state.step, self.state.step, self.state.spent)
             self._act(moment, [action for action in self.actions if action.due(moment)])
             self.state.ended = True

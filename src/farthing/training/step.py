@@ -20,6 +20,15 @@ from farthing.training.objective import Loss, objective
 from farthing.training.precision import Precision
 
 
+_SIGNS_OF_FULL_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "MPS backend out of memory",
+    # What oneDNN says when an allocation of its own fails.
+    "could not create a primitive",
+    "could not create a memory",
+)
+
+
 class Abandoned(Exception):
     """A stop was asked for between micro-batches; weights and optimizer are those of the last whole step."""
 
@@ -168,5 +177,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return "DefaultCPUAllocator: can't allocate memory" in text or "MPS backend out of memory" in text
+    return any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY)
