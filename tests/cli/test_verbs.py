@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import shutil
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,19 @@ def test_a_deadline_that_is_near_stops_at_once_with_a_checkpoint(farthing: Comma
     assert told.code == 75
     assert "deadline" in told.err.splitlines()[-1]
     assert "farthing resume runs/small-1" in told.err.splitlines()[-1]
+
+
+def test_ctrl_c_before_there_is_anything_to_save(farthing: Command, desk: Path) -> None:
+    # Measuring these steps takes seconds; the interrupt comes in the midst of them.
+    large = ("model.d_model=256", "model.n_layer=4", "train.batch_size=64")
+    farthing("plan", "small.toml")
+    timer = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    told = farthing("train", "small.toml", *large)
+    timer.join()
+    assert (told.code, told.out) == (130, "")
+    assert told.err == "stopped: Ctrl-C\n"
+    assert not (desk / "runs").exists()
 
 
 def test_eval(farthing: Command, trained: Path) -> None:

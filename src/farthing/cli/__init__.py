@@ -62,9 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _guarded(arguments: list[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, prog_name="farthing", standalone_mode=False)
+        code = int(command.main(arguments, prog_name="farthing", standalone_mode=False) or 0)
         sys.stdout.flush()
-        return int(code or 0)
+        # typer makes this code of a KeyboardInterrupt.
+        return code if code != 130 else _complain("Ctrl-C", code, label="stopped")
     except _UsageError as error:
         return _complain(_one_line(error, sys.argv[1:] if arguments is None else arguments), 2)
     except _ClickException as error:
@@ -74,7 +75,7 @@ def _guarded(arguments: list[str] | None) -> int:
     except FarthingError as error:
         return _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("by Ctrl-C", 130, label="stopped")
+        return _complain("Ctrl-C", 130, label="stopped")
     except (BrokenPipeError, SystemExit):
         # Whoever read our output has seen enough (| head); that is no failure of ours. typer makes an exit of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -217,7 +217,9 @@ def _extra(name: str, packages: Mapping[str, str | None]) -> Row:
 
 
 def _size(count: int) -> str:
-    return memory(count) if count >= 10 << 20 else f"{count / 2**10:,.0f} KiB"
+    if count < 1 << 20:
+        return f"{count / 2**10:.0f} KiB"
+    return memory(count) if count >= 10 << 20 else f"{count / 2**20:.1f} MiB"
 
 
 def _brief(seconds: float) -> str:

@@ -75,6 +75,10 @@ class Reading:
             columns = (TextColumn("  {task.description}"), BarColumn(30), TimeRemainingColumn())
             self._bars = Progress(*columns, console=self._screen, transient=True)
             self._bars.start()
+        for other, task in self._tasks.items():
+            if other != stage:
+                # A stage whose length nobody knew would otherwise look as if it still went on.
+                self._bars.update(task, total=1, completed=1)
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(legible(stage), total=total or None)
         self._bars.update(self._tasks[stage], completed=done, total=total or None)
