@@ -10,7 +10,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,16 +61,28 @@ def find_recipe(name: str, *, beside: Path | None = None) -> Path:
     asked = Path(name)
     places = [beside / asked] if beside else []
     for place in [*places, asked]:
-        for candidate in (place, place.with_name(place.name + ".toml")):
-            if candidate.is_file():
+        for candidate in (place, Path(f"{place}.toml")):
+            if _is(Path.is_file, candidate):
                 return candidate
     # In a wheel there is no recipes/ folder in the current directory, yet README commands name it.
     stem = name.removeprefix("recipes/").removesuffix(".toml")
     shipped = shipped_folder() / f"{stem}.toml"
     if stem in shipped_recipes():
         return shipped
-    kind = "is a folder, not a recipe" if asked.is_dir() else "no such recipe file, nor a shipped recipe of that name"
-    raise UserError(f"{name}: {kind}{nearest(stem, shipped_recipes())} (farthing recipe list shows the shipped ones)")
+    where = "(farthing recipe list shows the shipped ones)"
+    if name and _is(Path.is_dir, asked):
+        raise UserError(f"{name}: is a folder, not a recipe {where}")
+    said = name[:100] or "''"
+    raise UserError(
+        f"{said}: no such recipe file, nor a shipped recipe of that name{nearest(stem[:100], shipped_recipes())} {where}"
+    )
+
+
+def _is(check: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return check(path)
+    except OSError:
+        return False  # too long a name, or a folder that may not be looked into
 
 
 def load_table(model: type[Section], name: str) -> tuple[Table, Path]:
@@ -231,7 +243,7 @@ def _split_override(text: str) -> tuple[str, Any]:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         pass
     # Not TOML: a bare word or path is a string, and 1_000k-style slips are caught by validation.
     lowered = text.lower()
