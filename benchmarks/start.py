@@ -6,7 +6,6 @@ python benchmarks/start.py            (about eight minutes)
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -81,7 +80,7 @@ def main() -> None:
     found = {"help_seconds": help_seconds(), "tokenising": tokenising()}
     print(json.dumps(found, indent=1), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        cache = os.path.join(folder, "cache")
+        cache = f"{folder}/cache"
         found["cold"] = default_run(cache, folder, "cold")
         print(json.dumps(found["cold"], indent=1), flush=True)
         # A short one is enough to see how soon a warm start is at its first step.

@@ -24,6 +24,7 @@ SMALL = [
     "model.d_model=192",
     "model.context_length=128",
     "train.batch_size=16",
+    "train.precision=auto",
     "evaluate.every=end",
     "checkpoint.every=end",
     "sample.tokens=0",

@@ -121,7 +121,7 @@ class Notice(Event):
 
     kind: ClassVar[str] = "notice"
     code: str
-    """short, stable name: compile_fallback, out_of_memory, non_finite, rolled_back, data_warning, ..."""
+    """short, stable name: compile_fallback, out_of_memory, replanned, rolled_back, data_warning, ... (docs/events.md)"""
     message: str
     step: int | None = None
     details: dict[str, Any] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import time
@@ -233,5 +234,5 @@ def read_result(run: RunDir) -> Mapping[str, Any]:
 
 def _taken(path: Path) -> UserError:
     return UserError(
-        f"{path}: a run of that name exists; choose another --name, or continue it with: farthing resume {path}"
+        f"{path}: a run of that name exists; choose another --name, or continue it with: farthing resume {shlex.quote(str(path))}"
     )

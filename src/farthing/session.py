@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -154,6 +155,9 @@ def _sit(
             log.follow(mirror)
             stack.callback(mirror.close)
         interruption = stack.enter_context(Interruption(deadline))
+        if snapshot is None:
+            for warning in plan.warnings:
+                log.emit(Notice(code="data_warning", message=warning))
         trainer = assemble.build_trainer(
             run, recipe, plan, text, machine, log=log, meter=meter, interruption=interruption
         )
@@ -214,7 +218,7 @@ def _conclude(
     except OSError as error:
         raise ResourceError(
             f"{run.path}: the result could not be written: {error.strerror}; free some space, then: "
-            f"farthing resume {run.path}"
+            f"farthing resume {shlex.quote(str(run.path))}"
         ) from None
     return result
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
 import pytest
-from farthing.data.tokenizer import build_tokenizer
 
 from evals.small import CausalMean, Uniform
 from farthing.data.prepare import Prepared, prepare
+from farthing.data.tokenizer import build_tokenizer
 from farthing.evals.references import references
 from farthing.evals.samples import stream_text
 from farthing.evals.scorer import score

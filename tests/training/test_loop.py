@@ -501,11 +501,12 @@ def test_a_budget_in_minutes_is_kept_and_its_steps_are_fixed_at_the_start(
     assert len(steps) <= plan.steps
     # The limit may be passed by one step at most; whether it is reached is the machine's affair.
     assert all(event["spent"]["seconds"] <= 0.02 * 60 for event in steps[:-1])
-    assert ("budget_guard" in notices(run)) == (len(steps) < plan.steps)
+    shortened = [event["details"]["steps"] for event in events(run, "notice") if event["code"] == "replanned"]
+    assert ("budget_guard" in notices(run)) == (len(steps) < (shortened or [plan.steps])[-1])
 
 
 @pytest.mark.parametrize("limit", ["minutes", "money"])
-def test_the_guard_ends_a_run_whose_machine_slowed_down(
+def test_a_run_whose_machine_slowed_down_takes_fewer_steps_and_ends_its_schedule_in_budget(
     story: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     genuine = Stepper.take
@@ -519,8 +520,10 @@ def test_the_guard_ends_a_run_whose_machine_slowed_down(
     monkeypatch.setattr(assemble, "plan_run", pretending(assemble.plan_run, steps=200))
     monkeypatch.setattr(Stepper, "take", slower)
     run = new_run(story / "runs" / "slow", made)
-    assert notices(run) == ["budget_guard"]
+    told = [code for code in notices(run) if code != "data_warning"]
+    assert told[0] == "replanned" and set(told) <= {"replanned", "budget_guard"}
     steps = events(run, "step")
+    assert steps[-1]["lr"] < 0.2 * max(event["lr"] for event in steps), "the schedule must come to its end"
     name, most = ("seconds", 1.2) if limit == "minutes" else ("money", 0.3)
     assert len(steps) < 200
     assert all(event["spent"][name] < most for event in steps[:-1])

@@ -60,6 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str] | None) -> int:
+    # Threads that spin while they wait halve the speed of a machine that has anything else to do, and gain little on
+    # an idle one. OpenMP reads this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command = typer.main.get_command(app)
     try:
         code = int(command.main(arguments, prog_name="farthing", standalone_mode=False) or 0)

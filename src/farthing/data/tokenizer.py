@@ -56,7 +56,8 @@ def build_tokenizer(
 
 def _file(section: TokenizerFile, directory: Path) -> Tokenizer:
     text = _read(directory / Path(section.path).expanduser())
-    return Tokenizer.from_json(text, separator=section.separator, where=f"tokenizer.path: {section.path}")
+    separator = None if section.separator == "auto" else section.separator
+    return Tokenizer.from_json(text, separator=separator, where=f"tokenizer.path: {section.path}")
 
 
 def _gpt2_from_folder(path: str, directory: Path) -> tuple[Path, Path]:

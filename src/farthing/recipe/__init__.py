@@ -5,7 +5,9 @@ A recipe is what was asked. What follows from it on a given machine is the plan 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from farthing.budget import Budget
 from farthing.recipe.data import Bpe as Bpe
@@ -20,7 +22,7 @@ from farthing.section import Section
 class Recipe(Section):
     """One run: data, model, optimization and budget."""
 
-    seed: int = 1337
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """seed of the initial weights, the order of the data and dropout"""
     mirrors: list[Literal["tensorboard", "wandb"]] = []
     """trackers that follow the events too, into the run folder (need the extra [track]; wandb offline)"""

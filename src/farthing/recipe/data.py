@@ -22,7 +22,7 @@ class Source(Section):
     """a further held-out part that training never scores: as validation"""
     split: Literal["shuffle", "tail"] = "shuffle"
     """shuffle: held-out documents are drawn by a shuffle seeded with split_seed; tail: they are the last ones in the file's order, test last of all"""
-    split_seed: int = 1337
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """seed of the split and of limit's draw; apart from the run's seed, so that runs of several seeds share one validation text"""
     limit: Annotated[int, Field(ge=1)] | None = None
     """use only this many documents, before the split: drawn by the same shuffle, or with split = "tail" the first ones"""
@@ -174,8 +174,8 @@ class TokenizerFile(Section):
     kind: Literal["file"] = "file"
     path: str
     """the tokenizer.json"""
-    separator: str = "<|endoftext|>"
-    """the token of its vocabulary that ends a document"""
+    separator: str = "auto"
+    """the token of its vocabulary that ends a document; auto: its only special token"""
 
 
 Tokenizer = Annotated[

@@ -37,7 +37,7 @@ class Train(Section):
     """when the loss is not finite or runs away: stop, or go back to the last checkpoint and skip the batches since (3 times at most)"""
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0
     """the loss has run away when the mean of the last 20 steps exceeds this many times the lowest such mean so far"""
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """CPU threads; auto: one for each physical core"""
 
 

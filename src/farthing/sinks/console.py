@@ -196,6 +196,8 @@ class Console:
             case Sampled() if self._verbose:
                 self._say(f"step {event.step:,}{self._dot}it writes: {(event.prompt + event.text)[:300]}")
             case Notice():
+                if event.code == "replanned":
+                    self.expect(replace(self._state.outlook, steps=event.details["steps"]))
                 self._say(
                     f"{'note' if event.step is None else f'step {event.step:,}'}: {event.message}",
                     "yellow",

@@ -40,7 +40,6 @@ class Mirror:
             message = f"{self.name} is no longer followed: {what}; events.jsonl has everything, the run goes on"
             self._report(Notice(code="mirror_dropped", message=message, details={"mirror": self.name}))
 
-
     def close(self) -> None:
         """Let the follower finish, if it is still there and wants to; it may fail at that as at anything else."""
         with suppress(Exception):

@@ -91,7 +91,7 @@ def render(summary: Summary, *, encoding: str = "utf-8") -> RenderableType:
 def _headline(validation: Mapping[str, Any]) -> Text:
     headline = Text.assemble((f"{validation['bits_per_byte']:.4f}", "bold cyan"), (" bits per byte", "bold"))
     if "tokens" in validation and "bytes" in validation:
-        scored = f"   each of {validation['tokens']:,} held-out tokens scored once, {validation['bytes']:,} bytes"
+        scored = f"\neach of {validation['tokens']:,} held-out tokens scored once, {validation['bytes']:,} bytes"
         headline.append(scored, "dim")
     return headline
 

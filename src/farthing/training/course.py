@@ -51,6 +51,8 @@ class State:
     """Where a run stands; everything here is in the checkpoint."""
 
     step: int = 0
+    steps: int = 0
+    """optimizer steps in all: the course's, or fewer where minutes or money did not last for them"""
     spent: Spent = field(default_factory=Spent)
     skipped: int = 0
     """batches passed over after roll-backs"""
@@ -71,6 +73,7 @@ class State:
         """The state that a checkpoint's values describe."""
         return cls(
             step=saved["step"],
+            steps=saved["steps"],
             spent=Spent(**saved["spent"]),
             skipped=saved["skipped"],
             rollbacks=saved["rollbacks"],

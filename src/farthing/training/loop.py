@@ -7,6 +7,7 @@ data and the random numbers of a step are pure functions of its number, so a che
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ from farthing.training.course import Course, State
 from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.meter import Meter
+from farthing.training.pace import Pace
 from farthing.training.step import Abandoned, OutOfMemory, Stepper, Taken
 
 MAX_ROLLBACKS = 3
@@ -80,7 +82,8 @@ class Trainer:
         self.emit = emit
         self.interruption = interruption
         self.log_position = log_position
-        self.state = State()
+        self.state = State(steps=course.steps)
+        self.pace = Pace(seconds=course.stop_seconds, money=course.stop_money)
         self._pending: list[Step] = []
         self._saved_step: int | None = None
 
@@ -93,12 +96,12 @@ class Trainer:
             ResourceError: memory ran out with a micro-batch of one, or the final checkpoint cannot be written.
         """
         course = self.course
-        while self.state.step < course.steps and not self._over_budget():
+        while self.state.step < self.state.steps and not self._over_budget():
             if reason := self.interruption.reason:
                 self._stop_for(reason)
             # 1) the pure functions of the step's number: rate, random numbers, data
             step, index = self.state.step, self.state.step + self.state.skipped
-            self.stepper.optimizer.set_factor(factor(self.schedule, step / course.steps))
+            self.stepper.optimizer.set_factor(factor(self.schedule, step / self.state.steps))
             before = self.meter.seconds
             with self.meter.training():
                 seed_step(course.seed, index)
@@ -114,6 +117,7 @@ class Trainer:
             self._count(taken, self.meter.seconds - before)
             # 3) what is due between steps; the meter's clock stands still
             self._between_steps()
+            self._keep_pace()
         self._end()
         return self.state
 
@@ -157,7 +161,7 @@ class Trainer:
                 memory_bytes=peak_memory_bytes(self.stepper.device.type),
             )
         )
-        if state.step % course.log_every == 0 or state.step in (1, course.steps):
+        if state.step % course.log_every == 0 or state.step in (1, state.steps):
             self._flush()
 
     def _flush(self) -> None:
@@ -166,7 +170,7 @@ class Trainer:
         self._pending.clear()
 
     def _between_steps(self) -> None:
-        moment = Moment(self.state.step, self.course.steps, self.state.spent)
+        moment = Moment(self.state.step, self.state.steps, self.state.spent)
         every = self.course.checkpoint_every
         asked = self.interruption.save_now or (every > 0 and moment.step % every == 0)
         due = [action for action in self.actions if action.due(moment)]
@@ -240,7 +244,7 @@ class Trainer:
             message = (
                 f"the checkpoint of step {self.state.step} could not be written: {reason}; older ones are untouched"
             )
-            self.emit(Notice(code="checkpoint_failed", message=message, step=self.state.step))
+            self._notice("checkpoint_failed", message)
             return
         self._saved_step = self.state.step
         self.interruption.took(save=saved.seconds)
@@ -281,27 +285,38 @@ class Trainer:
             self._give_up(f"the weights are not finite after step {self.state.step}")
         if self._saved_step != self.state.step:
             self.save()
-        where = f"stopped after step {self.state.step} of {self.course.steps}"
-        message = f"{reason}; {where}. Continue with: farthing resume {self.run.path}"
+        where = f"stopped after step {self.state.step} of {self.state.steps}"
+        message = f"{reason}; {where}. Continue with: farthing resume {shlex.quote(str(self.run.path))}"
         self.emit(Stopped(step=self.state.step, reason="preempted", message=message))
         raise Preempted(message)
 
+    def _keep_pace(self) -> None:
+        """Take steps away where minutes or money will not last for them, so that the schedule still ends."""
+        used = self.pace.used(self.meter)
+        fewer = self.pace.fewer_steps(self.state.step, self.state.steps, used)
+        if fewer is None:
+            return
+        old, self.state.steps = self.state.steps, fewer
+        message = f"the machine is slower than measured at the start: {fewer} steps instead of {old}, to end in budget"
+        self._flush()
+        self._notice("replanned", message, steps=fewer, was=old)
+        # Saved at once: a crash from here on must not lead to another plan.
+        if self._weights_are_finite():
+            self.save()
+
     def _over_budget(self) -> bool:
         """Whether minutes or money have run out before the steps they were turned into."""
-        seconds, money = self.course.stop_seconds, self.course.stop_money
-        return (seconds is not None and self.meter.seconds >= seconds) or (
-            money is not None and self.meter.money >= money
-        )
+        return self.pace.used(self.meter) >= 1
 
     def _end(self) -> None:
         self._flush()
         if not self.state.ended:
-            if self.state.step < self.course.steps:
+            if self.state.step < self.state.steps:
                 message = (
-                    f"the budget of minutes or money ran out at step {self.state.step} of {self.course.steps}: the machine "
+                    f"the budget of minutes or money ran out at step {self.state.step} of {self.state.steps}: the machine "
                     "was slower than measured at the start, and the run ends before its schedule does"
                 )
-                self.emit(Notice(code="budget_guard", message=message, step=self.state.step))
+                self._notice("budget_guard", message)
             if not self._weights_are_finite():
                 self._give_up(f"the weights are not finite after step {self.state.step}")
             # The weights are paid for: nothing that follows may cost them.
@@ -313,7 +328,7 @@ class Trainer:
             self.save()
         if self._saved_step != self.state.step:
             message = "the final checkpoint could not be written; free some space, then: farthing resume"
-            message = f"{self.run.path}: {message} {self.run.path}"
+            message = f"{self.run.path}: {message} {shlex.quote(str(self.run.path))}"
             self.emit(Stopped(step=self.state.step, reason="disk_full", message=message))
             raise ResourceError(message)
 
@@ -326,14 +341,8 @@ class Trainer:
             self.emit(Stopped(step=self.state.step, reason="out_of_memory", message=message))
             raise ResourceError(message)
         self.stepper.micro_batch = -(-old // 2)
-        self.emit(
-            Notice(
-                code="out_of_memory",
-                message=f"out of memory: micro-batch {old} -> {self.stepper.micro_batch}, more accumulation; same batch",
-                step=self.state.step,
-                details={"micro_batch": self.stepper.micro_batch},
-            )
-        )
+        message = f"out of memory: micro-batch {old} -> {self.stepper.micro_batch}, more accumulation; same batch"
+        self._notice("out_of_memory", message, micro_batch=self.stepper.micro_batch)
 
     def _trouble(self, taken: Taken) -> str | None:
         if taken.skipped and math.isfinite(taken.loss):
@@ -374,7 +383,10 @@ class Trainer:
         self.save()
 
     def _tell_damage(self, message: str) -> None:
-        self.emit(Notice(code="damaged_checkpoint", message=message, step=self.state.step))
+        self._notice("damaged_checkpoint", message)
+
+    def _notice(self, code: str, message: str, **details: Any) -> None:
+        self.emit(Notice(code=code, message=message, step=self.state.step, details=details))
 
     def _give_up(self, trouble: str) -> NoReturn:
         step, rollbacks = self.state.step, self.state.rollbacks

@@ -19,7 +19,6 @@ from farthing.recipe.optimization import Objective, Sharpness
 from farthing.training.objective import Loss, objective
 from farthing.training.precision import Precision
 
-
 _SIGNS_OF_FULL_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "MPS backend out of memory",
