@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,10 +164,19 @@ def the_guard_is_the_same_after_a_stop(folder: Path) -> None:
 
 def time_adds_up_over_sittings(folder: Path) -> None:
     """F10: test_loop.py."""
-    run = RunDir(folder / "runs" / "timed")
-    with pytest.raises(Preempted):
-        new_run(run.path, recipe(), signal_at(6))
+    run, take = RunDir(folder / "runs" / "timed"), Stepper.take
+
+    def slower(self: Stepper, batch: Batch) -> Any:
+        time.sleep(0.2)
+        return take(self, batch)
+
+    # A first sitting that takes much longer than the second.
+    with Patch.context() as slow:
+        slow.setattr(Stepper, "take", slower)
+        with pytest.raises(Preempted):
+            new_run(run.path, recipe(), signal_at(6))
     before = events(run, "step")[-1]["spent"]["seconds"]
+    assert before > 1.0
     assert resume(run)["spent"]["seconds"] > before
 
 
