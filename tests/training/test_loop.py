@@ -392,7 +392,8 @@ def test_F12_memory_that_is_really_full(story: Path, monkeypatch: pytest.MonkeyP
         assemble.build_trainer = build_trainer  # in this child only
         new_run(run.path, made)
 
-    wide = ["optimizer.kind=sgd", "optimizer.lr=0.1", "model.n_head=2", "model.d_model=64", "model.context_length=256", "model.dropout=0",
+    wide = ["optimizer.kind=sgd", "optimizer.lr=0.1", "model.n_head=2", "model.d_model=64", "model.context_length=256",
+            "model.dropout=0",
             "train.batch_size=96", "budget.steps=2", "checkpoint.every=end", "evaluate.every=end",
             "evaluate.batch_size=1", "train.order=shuffled", "train.attention=math", "limits.memory_gb=64"]  # fmt: skip
     made = recipe([*wide, "train.micro_batch=96"])
