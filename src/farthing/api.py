@@ -21,7 +21,7 @@ from farthing.errors import DataError, UserError, need
 from farthing.evals.references import references as compare_with
 from farthing.evals.samples import continue_text, stream_text
 from farthing.events import Evaluated, Step, read_events
-from farthing.model.gpt import GPT, build_model
+from farthing.model.gpt import GPT
 from farthing.planning import Plan
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir, find_run, list_runs, new_run_path, read_result
@@ -338,10 +338,8 @@ class Run:
         settings = self.plan.settings
         machine = session.prepare_machine(recipe, device, threads=settings.threads)
         weights, step = checkpoints.weights(self._folder, checkpoint)
-        # The other way to compute attention rounds differently, and a score would move in its ninth digit.
-        model = build_model(recipe.model, self.tokenizer.vocab_size, seed=recipe.seed, attention=settings.attention)
-        model.load_state_dict(weights, strict=True)
-        return model.to(machine.torch_device).eval(), step
+        model = assemble.load_model(recipe, settings, weights, self.tokenizer.vocab_size)
+        return model.to(machine.torch_device), step
 
     def _text(
         self, data: str | None, split: str, recipe: Recipe, report: Report
@@ -372,7 +370,7 @@ class Run:
 
 def _recipe(recipe: str | Recipe, overrides: Overrides) -> Recipe:
     if isinstance(recipe, Recipe):
-        return config.build(Recipe, config.override(recipe.model_dump(exclude_none=True), overrides))
+        return config.build(Recipe, config.override(config.to_table(recipe), overrides))
     return config.load(Recipe, recipe, overrides)
 
 

@@ -169,11 +169,12 @@ def identity(recipe: Recipe, text: Prepared) -> dict[str, str]:
     }
 
 
-def load_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int, device: torch.device) -> GPT:
-    """A model with given weights, for scoring and sampling."""
-    model = build_model(recipe.model, vocab_size, seed=recipe.seed, attention="sdpa")
+def load_model(recipe: Recipe, settings: Settings, weights: dict[str, torch.Tensor], vocab_size: int) -> GPT:
+    """A model with given weights, computing as it did in training, for scoring and sampling."""
+    # The other way to compute attention rounds differently, and a score would move in its ninth digit.
+    model = build_model(recipe.model, vocab_size, seed=recipe.seed, attention=settings.attention)
     model.load_state_dict(weights, strict=True)
-    return model.to(device).eval()
+    return model.eval()
 
 
 def score(

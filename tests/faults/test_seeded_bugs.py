@@ -113,7 +113,8 @@ def tied_weights_stay_tied(folder: Path) -> None:
     section = Model(n_layer=1, n_head=1, d_model=8, context_length=4, tie_embeddings=True)
     model = build_model(section, 11, seed=1)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    loaded = assemble.load_model(recipe().model_copy(update={"model": section}), weights, 11, torch.device("cpu"))
+    settings = session.read_plan(new_run(folder / "runs" / "any", recipe(["budget.steps=1"]))).settings
+    loaded = assemble.load_model(recipe().model_copy(update={"model": section}), settings, weights, 11)
     token = torch.zeros(1, 1, dtype=torch.long)
     with torch.no_grad():
         before = loaded(token)

@@ -50,7 +50,7 @@ class Pace:
             return None
         since, before = self._mark
         passed = [check for check in CHECKS if before < check <= used]
-        if not passed or step == since or step >= steps:
+        if not passed or step == since or step >= steps - 1:
             return None
         self._mark = (step, used)
         a_step = (used - before) / (step - since)
