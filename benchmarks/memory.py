@@ -25,7 +25,7 @@ CASES = {
     "R-Drop and SAM, long context": ["default", "budget.minutes=none", "model.context_length=512", "model.dropout=0.1",
                                      "objective.r_drop=1", "optimizer.kind=adamw", "optimizer.sharpness.kind=sam",
                                      "train.batch_size=8"],
-    "GPT-2 vocabulary, fp32": ["default", "budget.minutes=none", "tokenizer.kind=byte", "model.d_model=384",
+    "deep fp32, accumulated": ["default", "budget.minutes=none", "tokenizer.kind=byte", "model.d_model=384",
                                "model.n_head=6", "model.n_layer=12", "train.precision=fp32", "train.micro_batch=8"],
 }  # fmt: skip
 

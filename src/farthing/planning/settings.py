@@ -29,6 +29,8 @@ EXPECTED_UTILISATION = 0.35
 """Share of the matrix-product rate assumed until a step has been measured."""
 TOKENS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536, "mps": 16_384}
 """Tokens of a micro-batch beyond which none of these devices gets faster."""
+R_DROP_ARRAYS = 10
+"""fp32 arrays of the logits' size that R-Drop's divergence and its gradient take at their worst moment, measured"""
 START_SECONDS = 10.0
 """Start-up, for the prediction of money."""
 
@@ -171,7 +173,7 @@ def memory_terms(
     """Bytes at the peak of a training step, by term."""
     roles = parameters_by_role(recipe.model, vocab_size)
     kept = state_bytes(recipe.optimizer, roles) + sharpness_bytes(recipe.optimizer.sharpness, roles)
-    return step_memory(
+    terms = step_memory(
         recipe.model,
         vocab_size,
         # R-Drop's two passes are both kept for backward.
@@ -183,6 +185,9 @@ def memory_terms(
         device="cpu" if machine.device == "cpu" else "cuda",
         accumulate=micro_batch < recipe.train.batch_size,
     )
+    if recipe.objective.r_drop > 0 and terms["logits"]:
+        terms["logits"] += R_DROP_ARRAYS * 4 * micro_batch * recipe.model.context_length * vocab_size
+    return terms
 
 
 def _micro_batch(

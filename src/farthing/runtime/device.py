@@ -205,6 +205,8 @@ def configure(machine: Machine, *, threads: int | Literal["auto"] = "auto", dete
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     count = choose_threads(threads).value
     torch.set_num_threads(count)
+    if machine.device == "cpu":
+        hardware.keep_freed_memory()
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
