@@ -89,9 +89,9 @@ def diff(
 
 def schema() -> None:
     """The JSON Schema of recipes, with which an editor completes and checks them."""
-    from farthing.recipe import Recipe
+    from farthing.recipe.reference import json_schema
 
-    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+    typer.echo(json.dumps(json_schema(), indent=2))
 
 
 def _line(change: Change) -> str:

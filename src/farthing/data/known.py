@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farthing.data.hub import reach
 from farthing.data.store import Report, silent
 from farthing.errors import UserError, nearest, need
 from farthing.storage import fsync_file, fsync_folder, read_json, sha256_of, temporary_beside, write_json
@@ -146,18 +147,11 @@ def fetch(
         return _files(known, folder, report, shards, endpoint)
 
 
-def _reach(endpoint: str | None) -> None:
-    """Fail at once where there is no way to the hub: its client would try again for half a minute first."""
-    from huggingface_hub import constants, get_session
-
-    get_session().head(endpoint or constants.ENDPOINT, timeout=20)
-
-
 def _files(known: Known, folder: Path, report: Report, shards: int | None, endpoint: str | None) -> Path:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    _reach(endpoint)
+    reach(endpoint)
     tree = HfApi(endpoint=endpoint).list_repo_tree(
         known.repository, recursive=True, revision=known.revision, repo_type="dataset"
     )
@@ -250,7 +244,7 @@ def _titles(known: Known, target: Path, report: Report, endpoint: str | None) ->
         return target
     datasets = need("datasets", extra="hf", why="hn-titles")
     report(f"fetching {known.repository}", 0, 0)
-    _reach(endpoint)
+    reach(endpoint)
     posts = datasets.load_dataset(known.repository, split="train", cache_dir=str(target.parent / _DOWNLOADS))
     write_titles(posts, target)
     return target

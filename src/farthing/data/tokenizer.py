@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, assert_never
 
+from farthing.data.hub import reach
 from farthing.data.tokenizer_codec import LONG, Tokenizer
 from farthing.data.tokenizer_train import SEPARATOR, assemble, byte_tokenizer, sample, train_bpe
 from farthing.data.tokenizer_unigram import train_unigram
@@ -69,10 +70,12 @@ def _gpt2_from_folder(path: str, directory: Path) -> tuple[Path, Path]:
 
 
 def _gpt2_from_hub() -> tuple[Path, Path]:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     vocabulary, merges = _GPT2_FILES[1]
     try:
+        if not all(isinstance(try_to_load_from_cache(_GPT2_REPOSITORY, name), str) for name in (vocabulary, merges)):
+            reach()
         return Path(hf_hub_download(_GPT2_REPOSITORY, vocabulary)), Path(hf_hub_download(_GPT2_REPOSITORY, merges))
     except Exception as error:  # httpx, requests, hub and file errors, by version: all of them mean "not fetched"
         raise UserError(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from farthing.data.hub import reach
 from farthing.data.sources.stream import Progress, text_pieces
 from farthing.data.sources.text import split_on
 from farthing.errors import UserError, need
@@ -97,6 +98,8 @@ def hub_documents(section: Hub, take: int | None) -> Iterator[bytes]:
     datasets = need("datasets", extra="hf", why='data.kind = "hub"')
     named = section.path + (f" ({section.name})" if section.name else "")
     try:
+        if not Path(section.path).exists():
+            reach()
         rows = datasets.load_dataset(
             section.path, section.name, split=section.hub_split, revision=section.revision, streaming=True
         )
