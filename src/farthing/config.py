@@ -24,8 +24,7 @@ from farthing.section import Section
 S = TypeVar("S", bound=Section)
 Table = dict[str, Any]
 
-MAX_BYTES = 1_000_000
-"""A recipe is a page of text; a larger file is not one."""
+MAX_BYTES = 1_000_000  # a recipe is a page of text; a larger file is not one
 MAX_BASES = 20
 MAX_DEPTH = 10
 _NO_BUDGET = "no budget: set one of budget.epochs, steps, tokens, flops, minutes or money"
@@ -118,10 +117,13 @@ def override(table: Table, overrides: Sequence[str] | Mapping[str, Any]) -> Tabl
     """`table` with overrides applied, kinds first, so that their order does not matter."""
     if isinstance(overrides, Mapping):
         pairs = list(overrides.items())
+        if strange := [path for path in overrides if not isinstance(path, str)]:
+            raise UserError(f"{strange[0]!r} is not a setting's path; write for example {{'model.n_layer': 8}}")
     else:
-        pairs = [_split_override(text) for text in overrides]
-    result = _copy(table)
-    leaves = [leaf for path, value in pairs for leaf in _leaves(value, path)]
+        pairs = [_split_override(str(text)) for text in overrides]
+    if "base" in dict(pairs):
+        raise UserError("base: belongs into the recipe file, not among the overrides; name that recipe instead")
+    result, leaves = _copy(table), [leaf for path, value in pairs for leaf in _leaves(value, path)]
     for path, value in sorted(leaves, key=_kinds_first):
         keys = path.split(".")
         if len(keys) > MAX_DEPTH:
@@ -320,7 +322,7 @@ def _say(model: type[Section], section: type[Section], path: str, first: Any, sa
                 close = close.replace("did you mean ", f"did you mean {prefix}.")
             kind = _kind_of(section)
             with_kind = f" with {prefix}.kind={kind}" if kind and not close else ""
-            return f"{path}: no such field{with_kind}{close or _elsewhere(model, name)}"
+            return f"{path}: no such field{with_kind}{close or _elsewhere(model, name, path)}"
         case "missing":
             return f"{path}: must be given" if path != "budget" else _NO_BUDGET
         case "union_tag_invalid" | "union_tag_not_found":
@@ -334,6 +336,8 @@ def _say(model: type[Section], section: type[Section], path: str, first: Any, sa
             return (
                 f"{path}.kind={given!r}: no such kind{nearest(str(given), expected.split(', '))}; it may be {expected}"
             )
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{path}={first.get('input')!r:.80}: is a table; set a field of it, for example {path}.kind"
         case "value_error":
             message = str(first["ctx"]["error"])
             return f"{path}: {message}" if path and not message.startswith(path) and path != "budget" else message
@@ -341,8 +345,8 @@ def _say(model: type[Section], section: type[Section], path: str, first: Any, sa
     return f"{path}={first.get('input')!r:.80}: {expected}"
 
 
-def _elsewhere(model: type[Section], name: str) -> str:
-    paths = list(dict.fromkeys(paths_of(model)))
+def _elsewhere(model: type[Section], name: str, refused: str) -> str:
+    paths = [path for path in dict.fromkeys(paths_of(model)) if path != refused]
     same = [path for path in paths if path.rpartition(".")[2] == name]
     return f"; did you mean {same[0]}?" if same else nearest(name, [path.rpartition(".")[2] for path in paths])
 

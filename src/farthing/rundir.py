@@ -219,7 +219,13 @@ def find_run(name: str, runs: Path) -> RunDir:
 
 
 def list_runs(runs: Path) -> list[RunDir]:
-    """All runs in a folder, oldest first."""
+    """All runs in a folder, oldest first.
+
+    Raises:
+        UserError: it is not a folder.
+    """
+    if runs.exists() and not runs.is_dir():
+        raise UserError(f"{runs}: is a file, not a folder of runs")
     if not runs.is_dir():
         return []
     # A hidden one is a folder that some process has not finished making.

@@ -29,4 +29,16 @@ class Section(BaseModel):
         optional = {
             name for name, field in cls.model_fields.items() if types.NoneType in typing.get_args(field.annotation)
         }
+        for key, value in data.items():
+            if (
+                isinstance(value, bool)
+                and key in cls.model_fields
+                and not _admits(bool, cls.model_fields[key].annotation)
+            ):
+                raise ValueError(f"{key}={str(value).lower()}: true and false are no numbers or words")
         return {key: None if key in optional and value == "none" else value for key, value in data.items()}
+
+
+def _admits(kind: type, annotation: object) -> bool:
+    """Whether an annotation is, or has among its alternatives, exactly this type."""
+    return annotation is kind or any(_admits(kind, part) for part in typing.get_args(annotation))

@@ -188,8 +188,9 @@ def _conclude(
 ) -> dict[str, Any]:
     state = trainer.state
     samples = _last_samples(run)
-    wall = trainer.meter.wall_seconds
     compared = assemble.compare_with(text, text.validation) if recipe.evaluate.references else None
+    spent = {**state.spent.as_dict(), "money": trainer.meter.money}
+    wall = trainer.meter.wall_seconds
     result = {
         "version": RESULT_VERSION,
         "run": str(run.path),
@@ -199,17 +200,17 @@ def _conclude(
         if state.best_step is None
         else {"step": state.best_step, "bits_per_byte": state.best_bits_per_byte},
         "references": compared,
-        "spent": state.spent.as_dict(),
-        "wall_seconds": round(wall, 3),
+        "spent": spent,
+        "wall_seconds": wall,
         "parameters": plan.parameters,
         "samples": [{"prompt": prompt, "text": written} for prompt, written in samples],
     }
     log.emit(
         Finished(
             status="finished",
-            spent=state.spent.as_dict(),
+            spent=spent,
             validation=state.validation,
-            wall_seconds=round(wall, 3),
+            wall_seconds=wall,
         )
     )
     try:

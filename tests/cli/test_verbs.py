@@ -184,7 +184,7 @@ def test_recipe(farthing: Command, desk: Path) -> None:
     assert told == "seed: 1337 -> 5\n"
     assert farthing("recipe", "diff", "shown.toml", "shown.toml").out == "no difference\n"
     assert 'data.path: "titles.txt" -> (not set)' in farthing("recipe", "diff", "small.toml", "default").out
-    assert json.loads(farthing("recipe", "schema").out)["title"] == "Recipe"
+    assert json.loads(farthing("recipe", "schema").out)["title"] == "Farthing recipe"
 
 
 def test_tokenizer(farthing: Command, desk: Path) -> None:

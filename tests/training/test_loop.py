@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
@@ -384,6 +385,8 @@ def test_F12_memory_that_is_really_full(story: Path, monkeypatch: pytest.MonkeyP
 
         def build_trainer(*args: Any, **more: Any) -> Any:
             trainer = genuine(*args, **more)
+            # What earlier tests of this process have freed must not serve: large blocks are to be mapped anew.
+            ctypes.CDLL(None).mallopt(-3, 1 << 17)
             # Room for what there is and a little more: the whole batch at once does not fit.
             size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))

@@ -37,10 +37,12 @@ def check_target(path: Path) -> None:
     """Refuse a file that cannot be written, before the work whose result it is to hold.
 
     Raises:
-        UserError: it is a folder, or its folder is not there or cannot be written to.
+        UserError: it is a folder or is there already, or its folder is not there or cannot be written to.
     """
     if path.is_dir():
         raise UserError(f"--to {path}: is a folder; name a file")
+    if path.exists():
+        raise UserError(f"--to {path}: exists and is not overwritten; name another file, or remove it first")
     if not path.parent.is_dir():
         raise UserError(f"--to {path}: no such folder as {path.parent}")
     check_writable(path.parent)

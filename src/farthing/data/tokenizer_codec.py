@@ -72,6 +72,16 @@ class Tokenizer:
         Raises:
             UserError: the JSON is invalid or damaged, the separator is not in the vocabulary, or text could hold it.
         """
+        try:
+            return cls._examined(text, separator, where)
+        except BaseException as error:
+            # A damaged model makes the library panic, which in Python is no Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise UserError(f"{where}: the tokenizers library fails on it ({error}); it is damaged") from None
+
+    @classmethod
+    def _examined(cls, text: str, separator: str | None, where: str) -> Tokenizer:
         specification = tokenizer_json.parse(text, where=where)
         if separator is not None:
             tokenizer_json.load(specification, where=where)  # what the library refuses is refused before it is changed

@@ -138,6 +138,7 @@ def make_plan(
         fits=sum(terms.values()) <= available,
         warnings=list(warnings or []),
     )
+    result.warnings.extend(_too_little_money(recipe, result))
     result.refusals.extend(_refusals(recipe, result, disk_free))
     return result
 
@@ -215,6 +216,16 @@ def _evaluation_seconds(recipe: Recipe, counts: Counts, timing: Timing) -> float
     per_token = timing.seconds_per_step / (recipe.train.batch_size * recipe.model.context_length)
     readings = 2 if recipe.evaluate.legacy == "titles" else 1
     return counts.validation_tokens * rescored * readings * per_token * (2 / 3)
+
+
+def _too_little_money(recipe: Recipe, plan: Plan) -> list[str]:
+    limit = recipe.budget.money
+    if limit is None or plan.money is None or plan.money <= 1.05 * limit:
+        return []
+    return [
+        f"budget.money={limit:g} hardly lasts for start-up and scoring: {plan.steps} steps and these cost about "
+        f"{plan.money:.2g}; give more, or a smaller model or validation text"
+    ]
 
 
 def _refusals(recipe: Recipe, plan: Plan, disk_free: int) -> list[str]:

@@ -198,10 +198,11 @@ def _micro_batch(
         return min(batch, recipe.train.micro_batch), "asked for"
     available = available_memory(recipe, machine)
     useful = max(1, TOKENS_AT_ONCE[machine.device] // recipe.model.context_length)
-    for accumulation in range(1, batch + 1):
+    for most in range(min(batch, useful), 0, -1):
+        accumulation = -(-batch // most)
         micro = -(-batch // accumulation)
-        if -(-batch // micro) != accumulation or micro > useful:
-            continue
+        if micro < most and most < min(batch, useful):
+            continue  # an even split that a smaller bound gives as well
         if sum(memory_terms(recipe, counts.vocab_size, micro, precision, attention, machine).values()) <= available:
             if accumulation == 1:
                 return micro, "the whole batch fits"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from farthing.budget import Budget
 from farthing.recipe.data import Bpe as Bpe
@@ -50,3 +50,12 @@ class Recipe(Section):
     """text written at the end"""
     limits: Limits = Limits()
     """what the plan refuses"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        stride, context = self.evaluate.stride, self.model.context_length
+        if stride != "context_length" and stride > context:
+            raise ValueError(
+                f"evaluate.stride={stride} is more than model.context_length={context}: tokens would be skipped"
+            )
+        return self

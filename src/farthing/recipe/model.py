@@ -173,10 +173,8 @@ class Model(Section):
     @property
     def hidden(self) -> int:
         """Width of the feed-forward block's hidden layer."""
-        exact = self.mlp.ratio * self.d_model
-        if self.mlp.multiple_of == 1:
-            return max(1, round(exact))
-        return -(-int(exact) // self.mlp.multiple_of) * self.mlp.multiple_of
+        whole = max(1, round(self.mlp.ratio * self.d_model))
+        return -(-whole // self.mlp.multiple_of) * self.mlp.multiple_of
 
     @model_validator(mode="after")
     def _divides(self) -> Model:

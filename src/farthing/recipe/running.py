@@ -15,7 +15,7 @@ Every = Annotated[int, Field(ge=1)] | Literal["auto", "end"]
 class Train(Section):
     """The training loop."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=10_000_000)] = 32
     """sequences per optimizer step, over all micro-batches and devices"""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """sequences in one forward pass; auto: the largest that fits, without changing the mathematics"""

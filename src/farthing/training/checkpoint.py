@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,10 @@ def _write(target: Path, step: int, snapshot: Snapshot, identity: Mapping[str, s
                 save_file(_plain(tensors), folder / f"{name}.safetensors")
                 crashpoint("checkpoint.after_tensors")
         write_json(folder / _STATE, snapshot.state)
+        mode = stat.S_IMODE((folder / _STATE).stat().st_mode)
+        for file in folder.iterdir():
+            # safetensors writes for the owner alone; a run is as readable as whoever made it wants files to be.
+            file.chmod(mode)
         files = {
             file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())
         }

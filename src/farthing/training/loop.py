@@ -165,9 +165,8 @@ class Trainer:
             self._flush()
 
     def _flush(self) -> None:
-        for event in self._pending:
-            self.emit(event)
-        self._pending.clear()
+        while self._pending:
+            self.emit(self._pending.pop(0))
 
     def _between_steps(self) -> None:
         moment = Moment(self.state.step, self.state.steps, self.state.spent)
@@ -325,6 +324,7 @@ class Trainer:
             moment = Moment(self.state.step, self.state.step, self.state.spent)
             self._act(moment, [action for action in self.actions if action.due(moment)])
             self.state.ended = True
+            self.state.spent = replace(self.state.spent, money=self.meter.money)  # scoring has its price too
             self.save()
         if self._saved_step != self.state.step:
             message = "the final checkpoint could not be written; free some space, then: farthing resume"
