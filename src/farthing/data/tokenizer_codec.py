@@ -74,6 +74,8 @@ class Tokenizer:
         """
         try:
             return cls._examined(text, separator, where)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise UserError(f"{where}: a part of it is not of the kind it should be ({error}); it is damaged") from None
         except BaseException as error:
             # A damaged model makes the library panic, which in Python is no Exception.
             if type(error).__name__ != "PanicException":
