@@ -54,7 +54,8 @@ def main() -> None:
                 written += out.write(f"\n\n# copy {number}\n") + out.write(sources)
         words = ["data.kind=text", f"data.path={text}", "data.documents=paragraph", "budget.minutes=none",
                  "budget.steps=3", "data.validation=1000", "evaluate.references=false", "sample.tokens=0",
-                 "train.batch_size=4", "model.d_model=128", "model.n_layer=2"]  # fmt: skip
+                 "train.batch_size=4",
+            "model.n_head=2", "model.d_model=128", "model.n_layer=2"]  # fmt: skip
         env = {"FARTHING_CACHE": str(Path(folder) / "cache")}
         out = subprocess.run([sys.executable, "-c", CHILD, str(Path(folder) / "run"), *words], capture_output=True,
                              text=True, env={**__import__("os").environ, **env}, check=False)  # fmt: skip

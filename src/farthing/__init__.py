@@ -2,7 +2,7 @@
 
 import farthing
 run = farthing.train("default", {"budget.minutes": 2})
-print(run.validation["bits_per_byte"], run.sample("def "))
+print(run.validation["bits_per_byte"], run.sample("class"))
 """
 
 from __future__ import annotations

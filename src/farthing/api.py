@@ -2,7 +2,7 @@
 
 import farthing
 run = farthing.train("default", {"budget.minutes": 2})
-run.validation["bits_per_byte"], run.sample("def "), run.dataframe()
+run.validation["bits_per_byte"], run.sample("class"), run.dataframe()
 """
 
 from __future__ import annotations
