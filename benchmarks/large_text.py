@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -58,7 +59,7 @@ def main() -> None:
             "model.n_head=2", "model.d_model=128", "model.n_layer=2"]  # fmt: skip
         env = {"FARTHING_CACHE": str(Path(folder) / "cache")}
         out = subprocess.run([sys.executable, "-c", CHILD, str(Path(folder) / "run"), *words], capture_output=True,
-                             text=True, env={**__import__("os").environ, **env}, check=False)  # fmt: skip
+                             text=True, env={**os.environ, **env}, check=False)  # fmt: skip
         if out.returncode:
             raise SystemExit(out.stderr[-3000:])
         found = json.loads(out.stdout.splitlines()[-1])

@@ -64,7 +64,7 @@ def test_a_run_can_be_looked_at(made: farthing.Run, at_home: Path) -> None:
 
 
 def test_a_run_can_be_used(made: farthing.Run, at_home: Path) -> None:
-    assert made.sample("def ") == made.result["samples"][0]["text"]
+    assert made.sample(made.recipe.sample.prompt) == made.result["samples"][0]["text"]
     text = made.sample("line ", tokens=3, temperature=0)
     written = made.stream("line ", tokens=3, temperature=0)
     assert "".join(written) == text
