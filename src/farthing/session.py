@@ -108,8 +108,7 @@ def resume(
         damages: list[str] = []
         snapshot = checkpoints.load_newest(run, assemble.identity(recipe, text), damages.append)
         log = EventLog(run.events)
-        found = None
-        meter = Meter(already=time.monotonic() - start, price_per_hour=recipe.budget.price_per_hour)
+        found, earlier, wall_earlier = None, 0.0, 0.0
         if snapshot is None:
             # Nothing was saved, so nothing that was told has happened.
             log.cut_back(0)
@@ -119,12 +118,13 @@ def resume(
             log.cut_back(found.state["events_bytes"])
             for damage in damages:
                 log.emit(Notice(code="damaged_checkpoint", message=damage, step=found.state["step"]))
-            meter = Meter(
-                seconds=found.state["spent"]["seconds"],
-                wall_seconds=found.state["wall_seconds"],
-                already=time.monotonic() - start,
-                price_per_hour=recipe.budget.price_per_hour,
-            )
+            earlier, wall_earlier = found.state["spent"]["seconds"], found.state["wall_seconds"]
+        meter = Meter(
+            seconds=earlier,
+            wall_seconds=wall_earlier,
+            already=time.monotonic() - start,
+            price_per_hour=recipe.budget.price_per_hour,
+        )
         return _sit(run, recipe, plan, text, machine, log, meter, deadline, watcher, snapshot=found)
 
 

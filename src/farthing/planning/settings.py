@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,8 +75,7 @@ def settle(recipe: Recipe, machine: Machine, counts: Counts) -> Settings:
     attention = choose_attention(recipe.train.attention, machine, precision.value)
     threads = choose_threads(recipe.train.threads)
     micro, why_micro = _micro_batch(recipe, machine, counts, precision.value, attention.value)
-    rates = rates_of(recipe, counts, None)
-    guess = _guess(recipe, machine, precision.value, rates)
+    guess = _expected_step_seconds(recipe, machine, counts, precision.value)
     rates = rates_of(recipe, counts, guess)
     shortest = None if rates is None else fewest(steps_for_limits(recipe.budget, rates))
     predicted = None if shortest is None else guess * shortest[1]
@@ -103,10 +101,14 @@ def settle(recipe: Recipe, machine: Machine, counts: Counts) -> Settings:
 
 def estimate(recipe: Recipe, machine: Machine, counts: Counts, settings: Settings) -> Timing:
     """A step's time from the machine's matrix-product rate, for when no step has been measured."""
-    flops = flops_per_token(recipe, counts.vocab_size) * recipe.train.batch_size * recipe.model.context_length
     rate = matmul_rate(settings.precision, machine.device)
     how = f"estimated: {EXPECTED_UTILISATION:.0%} of the measured matrix-product rate ({rate / 1e9:,.0f} GFLOP/s)"
-    return Timing(flops / (rate * EXPECTED_UTILISATION), how, measured=False)
+    return Timing(_expected_step_seconds(recipe, machine, counts, settings.precision), how, measured=False)
+
+
+def _expected_step_seconds(recipe: Recipe, machine: Machine, counts: Counts, precision: Format) -> float:
+    flops = flops_per_token(recipe, counts.vocab_size) * recipe.train.batch_size * recipe.model.context_length
+    return flops / (matmul_rate(precision, machine.device) * EXPECTED_UTILISATION)
 
 
 def parameters_by_role(section: Model, vocab_size: int) -> dict[Role, int]:
@@ -150,13 +152,6 @@ def flops_per_token(recipe: Recipe, vocab_size: int) -> float:
 def fewest(by_limit: dict[str, int]) -> tuple[str, int] | None:
     """The limit that ends the run, and after how many steps; None if no limit is known in steps."""
     return min(by_limit.items(), key=lambda item: item[1]) if by_limit else None
-
-
-def _guess(recipe: Recipe, machine: Machine, precision: str, rates: Rates | None) -> float:
-    if rates is None:
-        return math.inf
-    rate = matmul_rate(precision, machine.device) * EXPECTED_UTILISATION
-    return rates.flops_per_token * rates.tokens_per_step / rate
 
 
 def available_memory(recipe: Recipe, machine: Machine) -> int:
