@@ -1,19 +1,21 @@
-"""What every benchmark shares: the machine's description, child processes, and where results go."""
+"""What every benchmark shares: the machine's description, child processes, turns, ratios, and where results go."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+_LOAD_AT_START = os.getloadavg()
 
 
 def machine() -> dict[str, Any]:
@@ -29,7 +31,8 @@ def machine() -> dict[str, Any]:
         "instruction_sets": list(hardware.instruction_sets()),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        # Of the moment the script began: what else the machine was doing, not what the benchmark did.
+        "load_average": [round(load, 2) for load in _LOAD_AT_START],
     }
 
 
@@ -52,11 +55,68 @@ def farthing(*words: str, env: Mapping[str, str] | None = None) -> tuple[float, 
     return seconds, json.loads(out.splitlines()[-1])
 
 
+def token_file(vocab_size: int, folder: Path) -> Path:
+    """The default recipe's training text under a BPE of `vocab_size`, as a file of token ids that any side can map."""
+    import numpy as np
+
+    from farthing import assemble, config
+    from farthing.recipe import Recipe
+    from farthing.storage import cache_folder
+
+    recipe = config.load(Recipe, "default", [f"tokenizer.vocab_size={vocab_size}"])
+    text = assemble.read_text(recipe, directory=folder, cache=cache_folder(), report=lambda *_: None)
+    path = folder / f"tokens-{vocab_size}.npy"
+    np.save(path, np.asarray(text.train.tokens_N))
+    return path
+
+
+def in_turn(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each contender's call returns, round by round: A B C, A B C, so that what slows one slows the others."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            found[name].append(contender())
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
+    """The ratio of two sides that took turns: median, least and most over the rounds."""
+    return spread([above / below for above, below in zip(numerator, denominator, strict=True)])
+
+
+def told(ratio: Mapping[str, float]) -> str:
+    """A ratio for a person: 4.52 (4.31 to 4.60)."""
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+
+
+def read(name: str) -> dict[str, Any]:
+    """What a benchmark has kept, or nothing."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
 def write(name: str, results: Mapping[str, Any]) -> None:
     """Keep a benchmark's results with its command and machine."""
     RESULTS.mkdir(exist_ok=True)
-    record = {"command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
-              "date": time.strftime("%Y-%m-%d"), "machine": machine(), **results}  # fmt: skip
     path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**_stamp(), **results}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(f"written to {path.relative_to(HERE.parent)}", flush=True)
+
+
+def merge(name: str, part: str, results: Mapping[str, Any]) -> None:
+    """Keep one part of a benchmark that may be run in parts: {"parts": {part: results with command and machine}}."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    record = {"parts": {**read(name).get("parts", {}), part: {**_stamp(), **results}}}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(f"written to {path.relative_to(HERE.parent)}")
+    print(f"{part}: written to {path.relative_to(HERE.parent)}", flush=True)
+
+
+def _stamp() -> dict[str, Any]:
+    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    return {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": machine()}

@@ -1,0 +1,79 @@
+"""Worker: Farthing's own training step, through its own path: recipe, plan with the settings that auto picks, stepper."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shapes import GPT2_ARCHITECTURE, Shape
+
+from farthing import assemble, config, session
+from farthing.data.batches import Batches
+from farthing.data.prepare import Prepared
+from farthing.planning import Plan
+from farthing.recipe import Recipe
+from farthing.storage import cache_folder
+from farthing.training.step import Stepper
+from sides.turnstile import Turnstile, asked, peak_memory
+
+ARMS = {
+    "gelu": [*GPT2_ARCHITECTURE, "optimizer.kind=adamw"],
+    "gelu-erf": [*GPT2_ARCHITECTURE, "model.mlp.approximate=none", "optimizer.kind=adamw"],
+    "default": [],
+    "relu2": ["model.mlp.kind=relu2"],
+}
+"""What is asked of the default recipe. gelu: GPT-2 as transformers computes it, under AdamW; gelu-erf: with the exact
+GELU; default: its own slots (RMS norm, RoPE, exact GELU, no biases) under Muon; relu2: the same with squared ReLU."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A recipe built as `farthing train` builds it, up to its first step."""
+
+    recipe: Recipe
+    text: Prepared
+    plan: Plan
+    stepper: Stepper
+    batches: Batches
+
+
+def build(overrides: Sequence[str], *, minutes: float = 60.0) -> Built:
+    """Read the text, plan, and build what takes steps; the plan is that of a run of `minutes`."""
+    # The text's tokenizer is made by many threads; nothing of that is part of a step.
+    recipe = config.load(Recipe, "default", [*overrides, f"budget.minutes={minutes}"])
+    machine = session.prepare_machine(recipe, "cpu")
+    text = assemble.read_text(recipe, directory=Path.cwd(), cache=cache_folder(), report=lambda *_: None)
+    plan = assemble.plan_run(recipe, machine, text, disk_free=session.disk_free(Path(tempfile.gettempdir())))
+    stepper = assemble.build_stepper(recipe, plan.settings, text.tokenizer.vocab_size, machine.torch_device)
+    return Built(recipe, text, plan, stepper, assemble.build_batches(recipe, text.train))
+
+
+def facts(built: Built) -> dict[str, Any]:
+    """What was planned, for the results."""
+    return {
+        "parameters": built.plan.parameters,
+        "settings": asdict(built.plan.settings),
+        "planned_peak_bytes": built.plan.memory_bytes,
+    }
+
+
+def main() -> None:
+    """Take steps when it is our turn."""
+    wanted = asked()
+    shape = Shape(**wanted["shape"])
+    precision = [f"train.precision={wanted.get('precision', 'auto')}"]
+    start = time.perf_counter()
+    built = build([*shape.recipe(), *ARMS[wanted["arm"]], *precision], minutes=wanted.get("minutes", 60.0))
+    found = facts(built) | {"build_seconds": time.perf_counter() - start, "peak_bytes_before": peak_memory()}
+    turnstile, number = Turnstile(found), itertools.count()
+    while turnstile.next():
+        built.stepper.take(built.batches.batch(next(number)))
+
+
+if __name__ == "__main__":
+    main()
