@@ -131,10 +131,10 @@ def build_stepper(
 ) -> Stepper:
     """Model, optimizer and objective, fresh from the recipe's seed, on a device."""
     model = build_model(recipe.model, vocab_size, seed=recipe.seed, attention=settings.attention).to(device)
-    forward: Any = torch.compile(model, dynamic=False) if settings.compile else model
+    hidden: Any = torch.compile(model.hidden, dynamic=False) if settings.compile else model.hidden
     return Stepper(
         model=model,
-        forward=forward,
+        hidden=hidden,
         optimizer=build_optimizer(recipe.optimizer, model.named_parameters(), model.roles()),
         section=recipe.objective,
         sharpness=recipe.optimizer.sharpness,
@@ -253,7 +253,7 @@ def build_trainer(
         recipe, settings, text.tokenizer.vocab_size, device, stop_asked=lambda: interruption.signal is not None
     )
     if settings.compile:
-        stepper.forward = _compiled_or_not(stepper, build_batches(recipe, text.train), log.emit)
+        stepper.hidden = _compiled_or_not(stepper, build_batches(recipe, text.train), log.emit)
     minutes, money = recipe.budget.minutes, recipe.budget.money
     actions: list[Action] = [
         Evaluation(recipe, text.validation, plan.evaluate_every, settings.precision, device),
@@ -297,13 +297,13 @@ def _compiled_or_not(stepper: Stepper, batches: Batches, emit: Emit) -> Any:
     try:
         with torch.no_grad():
             segments = None if batch.segments_BT is None else torch.from_numpy(batch.segments_BT).to(stepper.device)
-            stepper.forward(torch.from_numpy(batch.inputs_BT).to(stepper.device), segments)
+            stepper.hidden(torch.from_numpy(batch.inputs_BT).to(stepper.device), segments)
     except Exception as error:
         # Whatever the compiler trips over, training without it is the same training.
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         emit(Notice(code="compile_fallback", message=f"torch.compile failed ({reason}); going on without it"))
-        return stepper.model
-    return stepper.forward
+        return stepper.model.hidden
+    return stepper.hidden
 
 
 def check_mirrors(recipe: Recipe) -> None:

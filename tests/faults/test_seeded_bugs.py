@@ -89,7 +89,7 @@ def accumulation_is_exact(folder: Path) -> None:
         optimizer = build_optimizer(Sgd(lr=1.0), model.named_parameters(), model.roles())
         optimizer.set_factor(1.0)
         stepper = Stepper(
-            model=model, forward=model, optimizer=optimizer, section=Objective(), sharpness=NoSharpness(),
+            model=model, hidden=model.hidden, optimizer=optimizer, section=Objective(), sharpness=NoSharpness(),
             precision=Precision("fp32", torch.device("cpu")), device=torch.device("cpu"), batch_size=4,
             micro_batch=micro_batch, gradient_clip=None,
         )  # fmt: skip
@@ -302,13 +302,14 @@ def newest_or_nothing(patch: Patch) -> None:
 
 
 def mean_of_means(patch: Patch) -> None:
-    genuine = stepping.objective
+    genuine = stepping.head_objective
 
-    def objective(logits: Any, targets_BT: Any, section: Any, *, tokens: int, again_BTV: Any) -> Any:
-        parts = 2 if len(targets_BT) < 4 else 1
-        return genuine(logits, targets_BT, section, tokens=parts * int((targets_BT >= 0).sum()), again_BTV=again_BTV)
+    def head_objective(x_ND: Any, weight: Any, low: Any, targets_N: Any, section: Any, **more: Any) -> Any:
+        parts = 2 if len(targets_N) < 16 else 1
+        more["tokens"] = parts * int((targets_N >= 0).sum())
+        return genuine(x_ND, weight, low, targets_N, section, **more)
 
-    patch.setattr(stepping, "objective", objective)
+    patch.setattr(stepping, "head_objective", head_objective)
 
 
 def tail_is_dropped(patch: Patch) -> None:

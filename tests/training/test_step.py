@@ -29,7 +29,7 @@ def stepper(
     optimizer.set_factor(1.0)
     return Stepper(
         model=model,
-        forward=model,
+        hidden=model.hidden,
         optimizer=optimizer,
         section=Objective(**objective),
         sharpness=sharpness or NoSharpness(),

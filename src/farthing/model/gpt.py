@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from farthing.model.attention import Attention, AttentionPath, Surroundings, visibility
 from farthing.model.cache import KeyValueCache
 from farthing.model.init import initialize
-from farthing.model.linear import Embedding, Linear
+from farthing.model.linear import Embedding, Linear, WeightGradient
 from farthing.model.mlp import Mlp
 from farthing.model.norm import build_norm
 from farthing.model.position import rotations
@@ -23,14 +23,16 @@ from farthing.recipe.model import LearnedPosition, Model, Rope
 class Block(nn.Module):
     """Attention, then the feed-forward block, each a branch of the residual stream."""
 
-    def __init__(self, section: Model, *, layer: int, path: AttentionPath) -> None:
+    def __init__(
+        self, section: Model, *, layer: int, path: AttentionPath, weight_gradient: WeightGradient = "strided"
+    ) -> None:
         super().__init__()
         self.pre, self.dropout = section.norm.placement == "pre", section.dropout
         self.attention_norm = build_norm(section.norm, section.d_model, bias=section.bias)
-        self.attention = Attention(section, layer=layer, path=path)
+        self.attention = Attention(section, layer=layer, path=path, weight_gradient=weight_gradient)
         self.attention_scale = _layer_scale(section)
         self.mlp_norm = build_norm(section.norm, section.d_model, bias=section.bias)
-        self.mlp = Mlp(section)
+        self.mlp = Mlp(section, weight_gradient=weight_gradient)
         self.mlp_scale = _layer_scale(section)
 
     def forward(self, x_BTD: Tensor, around: Surroundings) -> Tensor:
@@ -60,9 +62,17 @@ class GPT(nn.Module):
         section: the recipe's [model].
         vocab_size: tokens in the vocabulary.
         attention: sdpa: torch's fused kernels; math: explicit matrix products. The same function.
+        weight_gradient: how the gradients of weights are multiplied below fp32. The same function.
     """
 
-    def __init__(self, section: Model, vocab_size: int, *, attention: AttentionPath = "sdpa") -> None:
+    def __init__(
+        self,
+        section: Model,
+        vocab_size: int,
+        *,
+        attention: AttentionPath = "sdpa",
+        weight_gradient: WeightGradient = "strided",
+    ) -> None:
         super().__init__()
         if vocab_size < 1:
             raise ValueError(f"vocab_size={vocab_size}: a model needs at least one token")
@@ -70,7 +80,10 @@ class GPT(nn.Module):
         learned = isinstance(section.position, LearnedPosition)
         self.embed = Embedding(vocab_size, section.d_model)
         self.position = Embedding(section.context_length, section.d_model) if learned else None
-        self.blocks = nn.ModuleList(Block(section, layer=layer, path=attention) for layer in range(section.n_layer))
+        self.blocks = nn.ModuleList(
+            Block(section, layer=layer, path=attention, weight_gradient=weight_gradient)
+            for layer in range(section.n_layer)
+        )
         pre = section.norm.placement == "pre"
         self.norm = build_norm(section.norm, section.d_model, bias=section.bias) if pre else None
         self.unembed = None if section.tie_embeddings else Linear(section.d_model, vocab_size, bias=False)
@@ -117,6 +130,11 @@ class GPT(nn.Module):
             return logits_BTV
         return cap * torch.tanh(logits_BTV.float() / cap)
 
+    def head_weights(self) -> tuple[Tensor, Tensor]:
+        """The output head's parameter [V, D], and the same in the format in which autocast would compute."""
+        head = self.embed if self.unembed is None else self.unembed
+        return head.weight, head.low.of(head.weight)
+
     def roles(self) -> dict[str, Role]:
         """The role of every parameter by its name, each parameter once.
 
@@ -139,12 +157,19 @@ class GPT(nn.Module):
         return Surroundings(rotations_2T1K=turns, visible_B1TS=visible, cache=cache)
 
 
-def build_model(section: Model, vocab_size: int, *, seed: int, attention: AttentionPath = "sdpa") -> GPT:
+def build_model(
+    section: Model,
+    vocab_size: int,
+    *,
+    seed: int,
+    attention: AttentionPath = "sdpa",
+    weight_gradient: WeightGradient = "strided",
+) -> GPT:
     """A model with initial weights, the same for the same section, vocabulary and seed on every device.
 
     Neither reads nor changes torch's global random state.
     """
-    model = GPT(section, vocab_size, attention=attention)
+    model = GPT(section, vocab_size, attention=attention, weight_gradient=weight_gradient)
     initialize(dict(model.named_parameters()), section, seed=seed)
     return model
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from farthing.model.linear import Linear
+from farthing.model.linear import Linear, WeightGradient
 from farthing.recipe.model import GeGlu, Gelu, Model, Relu2, SwiGlu
 
 
 class Mlp(nn.Module):
     """down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
 
-    def __init__(self, section: Model) -> None:
+    def __init__(self, section: Model, *, weight_gradient: WeightGradient = "strided") -> None:
         super().__init__()
         self.section = section.mlp
         gated = isinstance(section.mlp, SwiGlu | GeGlu)
-        self.gate = Linear(section.d_model, section.hidden, bias=section.bias) if gated else None
-        self.up = Linear(section.d_model, section.hidden, bias=section.bias)
-        self.down = Linear(section.hidden, section.d_model, bias=section.bias)
+        linear = partial(Linear, bias=section.bias, weight_gradient=weight_gradient)
+        self.gate = linear(section.d_model, section.hidden) if gated else None
+        self.up = linear(section.d_model, section.hidden)
+        self.down = linear(section.hidden, section.d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""

@@ -97,6 +97,8 @@ class OptimizerSet:
         """Move every parameter that has a gradient, once."""
         for optimizer in self._optimizers:
             optimizer.step()
+        # Fused kernels change weights without telling autograd, and copies of weights go by its counters.
+        torch.autograd.graph.increment_version(self.parameters())
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

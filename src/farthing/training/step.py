@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from farthing.data.batches import Batch
+from farthing.model.gpt import GPT
 from farthing.optim.optimizer_set import OptimizerSet
 from farthing.optim.sharpness import perturbed
 from farthing.recipe.optimization import Objective, Sharpness
+from farthing.training.head_objective import head_objective
 from farthing.training.objective import Loss, objective
 from farthing.training.precision import Precision
 
@@ -65,7 +67,7 @@ class Stepper:
 
     Args:
         model: the network, on `device`.
-        forward: what to call for logits_BTV; the model itself, or its compiled form.
+        hidden: what to call for the residual stream x_BTD; the model's own hidden, or its compiled form.
         optimizer: moves the weights.
         section: the recipe's objective.
         sharpness: the recipe's sharpness section.
@@ -80,8 +82,8 @@ class Stepper:
     def __init__(
         self,
         *,
-        model: nn.Module,
-        forward: Callable[[Tensor, Tensor | None], Tensor],
+        model: GPT,
+        hidden: Callable[[Tensor, Tensor | None], Tensor],
         optimizer: OptimizerSet,
         section: Objective,
         sharpness: Sharpness,
@@ -98,7 +100,7 @@ class Stepper:
         self.device = device
         self.batch_size = batch_size
         self.micro_batch = micro_batch
-        self.forward = forward
+        self.hidden = hidden
         self._section = section
         self._sharpness = sharpness
         self._clip = gradient_clip
@@ -159,10 +161,22 @@ class Stepper:
         return total
 
     def _loss(self, inputs_BT: Tensor, targets_BT: Tensor, segments_BT: Tensor | None, tokens: int) -> Loss:
+        model, section = self.model, self._section
         with self.precision.autocast():
-            logits_BTV = self.forward(inputs_BT, segments_BT)
-            again_BTV = self.forward(inputs_BT, segments_BT) if self._section.r_drop > 0 else None
-        return objective(logits_BTV, targets_BT, self._section, tokens=tokens, again_BTV=again_BTV)
+            x_BTD = self.hidden(inputs_BT, segments_BT)
+            if section.r_drop > 0:
+                logits_BTV, again_BTV = model.head(x_BTD), model.head(self.hidden(inputs_BT, segments_BT))
+                return objective(logits_BTV, targets_BT, section, tokens=tokens, again_BTV=again_BTV)
+            weight_VD, low_VD = model.head_weights()
+        return head_objective(
+            x_BTD.flatten(0, 1),
+            weight_VD,
+            low_VD,
+            targets_BT.flatten(),
+            section,
+            tokens=tokens,
+            softcap=model.section.logit_softcap,
+        )
 
     def _to_device(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         inputs_BT = torch.from_numpy(part.inputs_BT).to(self.device, non_blocking=True)

@@ -1,0 +1,139 @@
+"""The output head's matrix product and the objective together, some rows at a time, so that few logits ever exist.
+
+At a vocabulary of 50,257 the logits of 2,048 tokens and what a loss makes of them are 1.6 GB in fp32; here they are an
+eighth of that, and the gradients are ready when forward ends.
+
+Shapes: N rows (tokens), C rows of a chunk, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farthing.recipe.optimization import Objective
+from farthing.training.objective import IGNORED, Loss
+
+CHUNK_LOGITS = {"cpu": 1 << 25, "mps": 1 << 25, "cuda": 1 << 27}
+"""logits that may exist at once: more are no faster, and fewer make the head's gradient a sum of more parts"""
+
+
+def head_objective(
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    low_VD: Tensor,
+    targets_N: Tensor,
+    section: Objective,
+    *,
+    tokens: int,
+    softcap: float | None = None,
+    chunk_logits: int | None = None,
+) -> Loss:
+    """`objective` of the head's logits, without r_drop; the same numbers but for the order of sums.
+
+    Gradients are computed together with the loss and kept until backward.
+
+    Args:
+        x_ND: the residual stream as the head reads it.
+        weight_VD: the head's parameter, which the gradient belongs to.
+        low_VD: the same in the format to compute in; the parameter itself for fp32.
+        targets_N: token numbers; -100 is not scored.
+        section: the recipe's objective; r_drop must be 0.
+        tokens: scored tokens of the whole step, in all micro-batches together.
+        softcap: bounds the logits by softcap * tanh(logits / softcap).
+        chunk_logits: bound on C V; None takes what suits the device.
+    """
+    assert tokens > 0, f"tokens = {tokens}"
+    assert section.r_drop == 0, "r_drop needs the logits of two passes"
+    rows = _rows(len(x_ND), len(weight_VD), chunk_logits or CHUNK_LOGITS[x_ND.device.type])
+    total, nats = _HeadObjective.apply(x_ND.to(low_VD.dtype), weight_VD, low_VD, targets_N, section, softcap, rows)
+    return Loss(total=total / tokens, nats=nats)
+
+
+def _rows(count: int, vocabulary: int, most: int) -> int:
+    """Rows of a chunk: chunks of one size, as few as the bound allows."""
+    chunks = max(1, -(-count * vocabulary // most))
+    return -(-count // chunks)
+
+
+class _HeadObjective(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        low_VD: Tensor,
+        targets_N: Tensor,
+        section: Objective,
+        softcap: float | None,
+        rows: int,
+    ) -> tuple[Tensor, Tensor]:
+        dx_ND = torch.empty_like(x_ND)
+        # A step of several chunks adds up in the parameter's own precision.
+        dweight_VD = None
+        total, nats = x_ND.new_zeros((), dtype=torch.float32), x_ND.new_zeros((), dtype=torch.float32)
+        with torch.autocast(x_ND.device.type, enabled=False):
+            for start in range(0, len(x_ND), rows):
+                x_CD, targets_C = x_ND[start : start + rows], targets_N[start : start + rows]
+                chunk_total, chunk_nats, dlogits_CV = _chunk(x_CD, low_VD, targets_C, section, softcap)
+                total += chunk_total
+                nats += chunk_nats
+                torch.mm(dlogits_CV, low_VD, out=dx_ND[start : start + rows])
+                part_VD = dlogits_CV.t() @ x_CD
+                if dweight_VD is None:
+                    dweight_VD = part_VD if rows >= len(x_ND) else part_VD.to(weight_VD.dtype)
+                else:
+                    dweight_VD += part_VD
+        ctx.save_for_backward(dx_ND, dweight_VD)
+        ctx.mark_non_differentiable(nats)
+        ctx.set_materialize_grads(False)
+        ctx.weight_dtype = weight_VD.dtype
+        return total, nats
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        dx_ND, dweight_VD = ctx.saved_tensors
+        gradient = gradients[0]
+        if gradient is None:
+            return (None,) * 7
+        # Only now: in fp16 what is multiplied by 1 / tokens too early is lost.
+        dx_ND = dx_ND * gradient
+        dweight_VD = dweight_VD.to(ctx.weight_dtype) if dweight_VD.dtype != ctx.weight_dtype else dweight_VD
+        return dx_ND, dweight_VD.mul_(gradient), None, None, None, None, None
+
+
+def _chunk(
+    x_CD: Tensor, low_VD: Tensor, targets_C: Tensor, section: Objective, softcap: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the objective and of plain cross-entropy over a chunk, and the first's gradient by the logits."""
+    scored_C = targets_C != IGNORED
+    index_C1 = targets_C.clamp(min=0).unsqueeze(1)
+    logits_CV = x_CD @ low_VD.t()
+    if softcap is not None:
+        logits_CV = softcap * torch.tanh(logits_CV.float() / softcap)
+    # One pass makes the probabilities; the largest of each row gives the logarithm of the sum, exactly and for ever:
+    # log sum exp(l) = max l - log(max p).
+    p_CV = logits_CV.softmax(-1, dtype=torch.float32)
+    log_sum_C = logits_CV.amax(-1).float() - p_CV.amax(-1).log()
+    nats_C = log_sum_C - logits_CV.gather(1, index_C1).squeeze(1).float()
+    smoothing, z_loss = section.label_smoothing, section.z_loss
+    total_C = nats_C
+    gradient_CV = p_CV
+    if smoothing > 0:
+        spread_C = log_sum_C - logits_CV.mean(-1, dtype=torch.float32)
+        total_C = (1 - smoothing) * nats_C + smoothing * spread_C
+    if z_loss > 0:
+        total_C = total_C + z_loss * log_sum_C.square()
+        gradient_CV *= (1 + 2 * z_loss * log_sum_C).unsqueeze(1)
+    if smoothing > 0:
+        gradient_CV -= smoothing / len(low_VD)
+    gradient_CV.scatter_add_(1, index_C1, gradient_CV.new_full((len(index_C1), 1), smoothing - 1))
+    if softcap is not None:
+        gradient_CV *= 1 - (logits_CV / softcap).square()
+    # Filled, not multiplied: what an unscored position holds, be it infinite, must not leak.
+    if not x_CD.is_cpu or not bool(scored_C.all()):
+        gradient_CV.masked_fill_(~scored_C.unsqueeze(1), 0.0)
+        total_C, nats_C = (torch.where(scored_C, values_C, 0.0) for values_C in (total_C, nats_C))
+    return total_C.sum(), nats_C.sum(), gradient_CV.to(x_CD.dtype)
