@@ -5,6 +5,8 @@ Shapes: T time, H heads, K width of a head.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,39 @@ def rotate(x_BTHK: Tensor, rotations_2T1K: Tensor) -> Tensor:
 
     The pair of coordinate i is i + K/2 (the half-split layout of GPT-NeoX and Llama), not i + 1.
     """
-    cos_T1K, sin_T1K = rotations_2T1K.to(x_BTHK.dtype)
+    rotations_2T1K = rotations_2T1K.to(x_BTHK.dtype)
+    if torch.compiler.is_compiling():
+        return _turned(x_BTHK, rotations_2T1K)
+    turned_BTHK: Tensor = _Rotate.apply(x_BTHK, rotations_2T1K)
+    return turned_BTHK
+
+
+def _turned(x_BTHK: Tensor, rotations_2T1K: Tensor) -> Tensor:
+    cos_T1K, sin_T1K = rotations_2T1K
     first, second = x_BTHK.chunk(2, dim=-1)
     return torch.cat((first * cos_T1K - second * sin_T1K, second * cos_T1K + first * sin_T1K), dim=-1)
+
+
+class _Rotate(torch.autograd.Function):
+    # The same in half the time, over whole rows and with no sum of two gradients; backward turns the other way.
+    @staticmethod
+    def forward(ctx: Any, x_BTHK: Tensor, rotations_2T1K: Tensor) -> Tensor:
+        ctx.save_for_backward(rotations_2T1K)
+        return _turned_rows(x_BTHK, *rotations_2T1K)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (rotations_2T1K,) = ctx.saved_tensors
+        cos_T1K, sin_T1K = rotations_2T1K
+        return _turned_rows(gradients[0], cos_T1K, -sin_T1K), None
+
+
+def _turned_rows(x_BTHK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
+    batch, length, heads, width = x_BTHK.shape
+    first, second = x_BTHK.chunk(2, dim=-1)
+    swapped_BTHK = torch.cat((second, first), dim=-1)
+    # Written out for all heads: long rows are several times as fast as one broadcast for each head.
+    both = (torch.cat((cos_T1K, cos_T1K), -1), torch.cat((-sin_T1K, sin_T1K), -1))
+    cos_TD, sin_TD = (x.expand(length, heads, width).reshape(length, heads * width) for x in both)
+    turned_BTD = torch.mul(x_BTHK.reshape(batch, length, -1), cos_TD)
+    return turned_BTD.addcmul_(swapped_BTHK.view(batch, length, -1), sin_TD).view(x_BTHK.shape)
