@@ -6,7 +6,7 @@ import itertools
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from farthing import config
 from farthing.errors import UserError
 from farthing.recipe import Recipe, reference
+from farthing.section import NEWER, Section
 
 SHIPPED = config.shipped_recipes()
 
@@ -292,6 +293,27 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if chosen.keys() & MONEY != MONEY:
         chosen = {path: value for path, value in chosen.items() if path not in MONEY}
     return config.load(Recipe, None, {"budget.steps": 5, **chosen})
+
+
+def test_a_field_that_came_later_leaves_no_trace_until_it_is_set() -> None:
+    class Before(Section):
+        """As it was."""
+
+        width: int = 3
+
+    class After(Before):
+        """With a field more."""
+
+        layout: Annotated[str, NEWER] = "auto"
+
+    class Whole(Section):
+        """A section in a section."""
+
+        inner: Before | After = Before()
+
+    assert config.fingerprint(After()) == config.fingerprint(Before())
+    assert config.fingerprint(Whole(inner=After(width=2))) == config.fingerprint(Whole(inner=Before(width=2)))
+    assert config.fingerprint(Whole(inner=After(layout="other"))) != config.fingerprint(Whole())
 
 
 @given(recipe=recipes())

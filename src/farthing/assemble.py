@@ -130,7 +130,13 @@ def build_stepper(
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> Stepper:
     """Model, optimizer and objective, fresh from the recipe's seed, on a device."""
-    model = build_model(recipe.model, vocab_size, seed=recipe.seed, attention=settings.attention).to(device)
+    model = build_model(
+        recipe.model,
+        vocab_size,
+        seed=recipe.seed,
+        attention=settings.attention,
+        weight_gradient=settings.weight_gradient,
+    ).to(device)
     hidden: Any = torch.compile(model.hidden, dynamic=False) if settings.compile else model.hidden
     return Stepper(
         model=model,

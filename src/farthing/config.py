@@ -19,7 +19,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from farthing.errors import UserError, nearest
-from farthing.section import Section
+from farthing.section import Section, recorded
 
 S = TypeVar("S", bound=Section)
 Table = dict[str, Any]
@@ -176,7 +176,7 @@ def to_toml(section: Section) -> str:
 
 def fingerprint(section: Section) -> str:
     """SHA-256 of the section's canonical JSON, in hexadecimal: equal exactly when two sections are."""
-    canonical = json.dumps(section.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    canonical = json.dumps(recorded(section), sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

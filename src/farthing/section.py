@@ -7,6 +7,9 @@ import typing
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+NEWER = "newer"
+"""marks a field that came when runs were already on disk: at its default it leaves no trace in a fingerprint"""
+
 
 class Section(BaseModel):
     """A table of a recipe: immutable, unknown names refused, every field documented by the string below it."""
@@ -42,3 +45,15 @@ class Section(BaseModel):
 def _admits(kind: type, annotation: object) -> bool:
     """Whether an annotation is, or has among its alternatives, exactly this type."""
     return annotation is kind or any(_admits(kind, part) for part in typing.get_args(annotation))
+
+
+def recorded(section: Section) -> dict[str, typing.Any]:
+    """What a fingerprint is taken of: every field, JSON-ready, but for newer ones that are at their default."""
+    table = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            table[name] = recorded(value)
+        elif NEWER in field.metadata and value == field.default:
+            del table[name]
+    return table

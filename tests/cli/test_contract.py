@@ -128,4 +128,4 @@ def test_the_rest(farthing: Command, trained: Path, words: tuple[str, ...]) -> N
 
 def test_doctor(farthing: Command, desk: Path) -> None:
     found = only_object(farthing("doctor", "--fast", "--json", "--quiet"))
-    assert {"machine", "choices", "matmul_rates", "warnings"} <= found.keys()
+    assert {"machine", "choices", "matmul_rates", "memory_bandwidth", "warnings"} <= found.keys()

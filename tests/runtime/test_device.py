@@ -136,6 +136,21 @@ def test_attention_is_measured_on_a_cpu(cache: Path, machine: device.Machine) ->
     assert device.choose_attention("auto", replace(machine, device="cuda"), "bf16").value == "sdpa"
 
 
+def test_the_layout_of_weight_gradients_is_measured_where_it_matters(cache: Path, machine: device.Machine) -> None:
+    assert device.choose_weight_gradient("copied", machine, "fp32") == ("copied", "asked for")
+    assert device.choose_weight_gradient("auto", machine, "fp32").value == "strided"
+    assert device.choose_weight_gradient("auto", replace(machine, device="cuda"), "bf16").value == "strided"
+    assert not cache.exists(), "none of these needs a measurement"
+    chosen = device.choose_weight_gradient("auto", machine, "bf16")
+    found = probes.weight_gradient_seconds("bf16", "cpu")
+    assert chosen.value == ("copied" if found.copied < 0.95 * found.strided else "strided")
+
+
+def test_memory_bandwidth_is_that_of_memory(cache: Path) -> None:
+    assert 1e8 < probes.memory_bandwidth("cpu") < 1e13
+    assert probes.memory_bandwidth("cpu") == probes.memory_bandwidth("cpu")
+
+
 @pytest.mark.parametrize("seconds", [None, 30.0, 600.0])
 def test_short_runs_are_not_compiled(machine: device.Machine, seconds: float | None) -> None:
     assert not device.choose_compile("auto", machine, predicted_seconds=seconds).value

@@ -26,7 +26,7 @@ def test_it_is_json_ready(found: doctor.Examination) -> None:
 
 
 def test_it_names_what_auto_chooses_with_reasons(found: doctor.Examination) -> None:
-    assert {"device", "threads", "precision", "attention"} <= found.choices.keys()
+    assert {"device", "threads", "precision", "attention", "weight gradient"} <= found.choices.keys()
     assert all(choice["reason"] for choice in found.choices.values())
     assert found.choices["precision"]["value"] == device.choose_precision("auto", found.machine).value
 

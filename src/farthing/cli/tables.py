@@ -57,6 +57,7 @@ def print_plan(name: str, planned: Planned) -> None:
         ("threads", f"{threads} ({why['threads']})"),
         ("precision", f"{settings.precision} ({why['precision']})"),
         ("attention", f"{settings.attention} ({why['attention']})"),
+        ("weight gradient", f"{settings.weight_gradient} ({why['weight_gradient']})"),
         ("compile", f"{'on' if settings.compile else 'off'}: {why['compile']}"),
         ("micro-batch", f"{settings.micro_batch} sequences, {rows} a step ({why['micro_batch']})"),
     ]
@@ -187,6 +188,7 @@ def print_doctor(found: Mapping[str, Any]) -> None:
         (f"matmul, {name}", f"{quantity(rate)}FLOP/s" if rate else "does not work")
         for name, rate in found["matmul_rates"].items()
     ]
+    rows.append(("memory bandwidth", f"{quantity(found['memory_bandwidth'])}B/s"))
     compiles = found["compiles"]
     if compiles is not None:
         works = f"works, {duration(compiles['seconds'])} for a tiny network" if compiles["works"] else compiles["why"]

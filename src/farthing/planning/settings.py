@@ -18,6 +18,7 @@ from farthing.runtime.device import (
     choose_compile,
     choose_precision,
     choose_threads,
+    choose_weight_gradient,
     matmul_rate,
     memory_now,
 )
@@ -28,13 +29,12 @@ EXPECTED_UTILISATION = 0.35
 """Share of the matrix-product rate assumed until a step has been measured."""
 TOKENS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536, "mps": 16_384}
 """Tokens of a micro-batch beyond which none of these devices gets faster."""
-R_DROP_ARRAYS = 10
-"""fp32 arrays of the logits' size that R-Drop's divergence and its gradient take at their worst moment, measured"""
 START_SECONDS = 10.0
 """Start-up, for the prediction of money."""
 
 Format = Literal["fp32", "bf16", "fp16"]
 Path = Literal["sdpa", "math"]
+Layout = Literal["strided", "copied"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Settings:
     micro_batch: int
     accumulation: int
     why: dict[str, str]
+    weight_gradient: Layout = "strided"
+    """of runs whose plan.json does not tell, too"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def settle(recipe: Recipe, machine: Machine, counts: Counts) -> Settings:
     """Choose precision, attention path, compilation and micro-batch for this machine."""
     precision = choose_precision(recipe.train.precision, machine)
     attention = choose_attention(recipe.train.attention, machine, precision.value)
+    layout = choose_weight_gradient(recipe.train.weight_gradient, machine, precision.value)
     threads = choose_threads(recipe.train.threads)
     micro, why_micro = _micro_batch(recipe, machine, counts, precision.value, attention.value)
     guess = _expected_step_seconds(recipe, machine, counts, precision.value)
@@ -93,9 +96,11 @@ def settle(recipe: Recipe, machine: Machine, counts: Counts) -> Settings:
             "threads": threads.reason,
             "precision": precision.reason,
             "attention": attention.reason,
+            "weight_gradient": layout.reason,
             "compile": compiled.reason,
             "micro_batch": why_micro,
         },
+        weight_gradient=layout.value,
     )
 
 
@@ -168,21 +173,18 @@ def memory_terms(
     """Bytes at the peak of a training step, by term."""
     roles = parameters_by_role(recipe.model, vocab_size)
     kept = state_bytes(recipe.optimizer, roles) + sharpness_bytes(recipe.optimizer.sharpness, roles)
-    terms = step_memory(
+    return step_memory(
         recipe.model,
         vocab_size,
-        # R-Drop's two passes are both kept for backward.
-        micro_batch=micro_batch * (2 if recipe.objective.r_drop > 0 else 1),
+        micro_batch=micro_batch,
         precision=precision,
         attention=attention,
         optimizer_bytes_per_parameter=kept / sum(roles.values()),
         ema=recipe.train.ema is not None,
-        device="cpu" if machine.device == "cpu" else "cuda",
+        device=machine.device,
         accumulate=micro_batch < recipe.train.batch_size,
+        r_drop=recipe.objective.r_drop > 0,
     )
-    if recipe.objective.r_drop > 0 and terms["logits"]:
-        terms["logits"] += R_DROP_ARRAYS * 4 * micro_batch * recipe.model.context_length * vocab_size
-    return terms
 
 
 def _micro_batch(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from farthing.section import Section
+from farthing.section import NEWER, Section
 
 Every = Annotated[int, Field(ge=1)] | Literal["auto", "end"]
 """A cadence in optimizer steps; auto: the plan decides; end: only when the run ends."""
@@ -29,6 +29,8 @@ class Train(Section):
     """torch.compile; auto: where it pays within the budget"""
     attention: Literal["auto", "sdpa", "math"] = "auto"
     """how attention is computed: torch's fused kernel or explicit matrix products; the same function either way"""
+    weight_gradient: Annotated[Literal["auto", "strided", "copied"], NEWER] = "auto"
+    """how the gradient of a weight is multiplied below fp32: with the output's gradient read across its rows, or transposed into a copy first; the same function either way"""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """decay of an exponential moving average of the weights, which is then what is evaluated and kept; none keeps no average"""
     log_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -194,6 +194,21 @@ def choose_attention(
     return Choice("math" if found.math < 0.8 * found.sdpa else "sdpa", measured)
 
 
+def choose_weight_gradient(
+    value: Literal["auto", "strided", "copied"], machine: Machine, precision: str
+) -> Choice[Literal["strided", "copied"]]:
+    """auto: below fp32 on a CPU, the layout in which the product of a weight's gradient is measured to be faster."""
+    if value != "auto":
+        return Choice(value, "asked for")
+    if machine.device != "cpu":
+        return Choice("strided", "a GPU reads either layout alike")
+    if precision == "fp32":
+        return Choice("strided", "in fp32 there is only this one")
+    found = probes.weight_gradient_seconds(precision, machine.device)
+    measured = f"measured in {precision}: strided {found.strided * 1e3:.1f} ms, copied {found.copied * 1e3:.1f} ms"
+    return Choice("copied" if found.copied < 0.95 * found.strided else "strided", measured)
+
+
 def configure(machine: Machine, *, threads: int | Literal["auto"] = "auto", deterministic: bool = True) -> int:
     """Set torch up for a run, before any tensor is computed; returns the number of CPU threads.
 

@@ -43,6 +43,8 @@ class Examination:
     """by folder; none where it cannot be told"""
     matmul_rates: dict[str, float]
     """measured, by precision"""
+    memory_bandwidth: float
+    """measured: bytes per second of a large copy, read and written"""
     compiles: probes.CompileProbe | None
     """none where it was not tried"""
     extras: dict[str, dict[str, str | None]]
@@ -82,6 +84,8 @@ def examine(
     for precision in ("fp32", "bf16", "fp16") if kind != "cpu" else ("fp32", "bf16"):
         report(f"measuring matrix products in {precision}")
         rates[precision] = probes.matmul_rate(precision, kind, fresh=not quick)
+    report("measuring memory bandwidth")
+    bandwidth = probes.memory_bandwidth(kind, fresh=not quick)
     compiles = None
     if not quick:
         report("trying torch.compile")
@@ -96,6 +100,7 @@ def examine(
         gpus=_gpus(),
         disk_free=disk,
         matmul_rates=rates,
+        memory_bandwidth=bandwidth,
         compiles=compiles,
         extras={extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
         choices=_choices(machine, compiles),
@@ -114,6 +119,7 @@ def _choices(machine: device.Machine, compiles: probes.CompileProbe | None) -> d
         "threads": device.Choice(machine.threads, machine.threads_reason),
         "precision": precision,
         "attention": device.choose_attention("auto", machine, precision.value),
+        "weight gradient": device.choose_weight_gradient("auto", machine, precision.value),
         "compile (runs over 10 minutes)": compiling,
     }
     return {name: {"value": choice.value, "reason": choice.reason} for name, choice in found.items()}

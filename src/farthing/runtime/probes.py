@@ -7,6 +7,7 @@ of threads. A lost, damaged or unwritable cache costs only the time to measure a
 from __future__ import annotations
 
 import math
+import mmap
 import platform
 import shutil
 import subprocess
@@ -33,6 +34,8 @@ _measured: dict[str, dict[str, float]] = {}
 _COMPILE_TIMEOUT = 180.0
 _SHAPES = {"cpu": (2048, 384, 1536), "mps": (4096, 1024, 4096), "cuda": (8192, 4096, 4096)}
 """rows, inputs, outputs: a feed-forward layer of the models that such a device is used for"""
+_COPIED_BYTES = {"cpu": 1 << 27, "mps": 1 << 28, "cuda": 1 << 30}
+"""more than the caches of such a device hold"""
 
 _COMPILE_SCRIPT = """
 import sys, time, torch
@@ -69,6 +72,16 @@ class AttentionProbe:
     math: float
 
 
+@dataclass(frozen=True)
+class WeightGradientProbe:
+    """Seconds of the matrix product dy^T x that is a weight's gradient, computed in two ways."""
+
+    strided: float
+    """dy read across its rows"""
+    copied: float
+    """dy transposed into a copy first, the copying included"""
+
+
 def matmul_rate(precision: str, device: str, *, fresh: bool = False) -> float:
     """Floating-point operations per second of a linear layer, at the best that this machine has shown.
 
@@ -87,6 +100,47 @@ def matmul_rate(precision: str, device: str, *, fresh: bool = False) -> float:
     with torch.inference_mode():
         seconds = _shortest(_key("matmul", precision, device), {"linear": layer}, device, fresh)["linear"]
     return 2.0 * rows * inputs * outputs / seconds
+
+
+def memory_bandwidth(device: str, *, fresh: bool = False) -> float:
+    """Bytes per second of a copy too large for caches: what is read and what is written together."""
+    size = _COPIED_BYTES[device]
+
+    def copy() -> Callable[[], object]:
+        source, target = (_bytes(size, device) for _ in range(2))
+        return lambda: target.copy_(source)
+
+    with torch.inference_mode():
+        seconds = _shortest(_key("copy", device), {"copy": copy}, device, fresh)["copy"]
+    return 2.0 * size / seconds
+
+
+def _bytes(size: int, device: str) -> torch.Tensor:
+    if device != "cpu":
+        return torch.zeros(size, dtype=torch.uint8, device=device)
+    # Mapped, so that it goes back to the system: a process that is to train keeps what torch frees.
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8).fill_(1)
+
+
+def weight_gradient_seconds(precision: str, device: str, *, fresh: bool = False) -> WeightGradientProbe:
+    """How long a linear layer's weight gradient takes in each layout; processors differ in which is the faster."""
+    rows, inputs, outputs = _SHAPES[device]
+
+    def operands() -> tuple[torch.Tensor, torch.Tensor]:
+        dy_RO = torch.ones(rows, outputs, dtype=DTYPES[precision], device=device)
+        return dy_RO, torch.ones(rows, inputs, dtype=DTYPES[precision], device=device)
+
+    def strided() -> Callable[[], object]:
+        dy_RO, x_RI = operands()
+        return lambda: dy_RO.t() @ x_RI
+
+    def copied() -> Callable[[], object]:
+        dy_RO, x_RI = operands()
+        return lambda: dy_RO.t().contiguous() @ x_RI
+
+    key = _key("weight gradient", precision, device)
+    with torch.inference_mode():
+        return WeightGradientProbe(**_shortest(key, {"strided": strided, "copied": copied}, device, fresh))
 
 
 def attention_seconds(precision: str, device: str, *, fresh: bool = False) -> AttentionProbe:
