@@ -116,13 +116,18 @@ class Side:
 
 @contextmanager
 def sides(starts: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Side]]:
-    """Start each side (arguments of Side by name), one after the other; a side that cannot be had is named and left out."""
+    """Start each side (arguments of Side by name), one after the other.
+
+    A rival that cannot be had is named and left out; without one of ours there is nothing to measure.
+    """
     with ExitStack() as stack:
         found = {}
         for name, arguments in starts.items():
             try:
                 side = Side(name, **arguments)
             except SideFailed as failure:
+                if name.startswith("ours"):
+                    raise SystemExit(str(failure)) from None
                 print(f"left out: {failure}", file=sys.stderr, flush=True)
                 continue
             stack.callback(side.kill)
