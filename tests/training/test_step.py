@@ -13,9 +13,10 @@ from farthing.model.gpt import build_model
 from farthing.optim.build import build_optimizer
 from farthing.recipe import Model
 from farthing.recipe.optimization import AdaptiveSam, NoSharpness, Objective, Sam, Sgd
+from farthing.runtime.device import is_out_of_memory
 from farthing.training.objective import Loss
 from farthing.training.precision import Precision
-from farthing.training.step import Abandoned, OutOfMemory, Stepper, is_out_of_memory
+from farthing.training.step import Abandoned, OutOfMemory, Stepper
 
 VOCABULARY, T = 19, 8
 

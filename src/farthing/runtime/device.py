@@ -18,7 +18,16 @@ Value = TypeVar("Value")
 BF16_ADVANTAGE = 1.3
 """auto takes bf16 where its matrix products are measured to be this many times as fast as fp32's"""
 COMPILE_FROM_SECONDS = 600.0
-"""auto compiles runs that are predicted to last longer than this: compiling itself takes a minute or more"""
+"""auto compiles runs that are predicted to last longer than this, or tries to: compiling itself takes most of a minute"""
+
+
+_SIGNS_OF_FULL_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "MPS backend out of memory",
+    # What oneDNN says when an allocation of its own fails.
+    "could not create a primitive",
+    "could not create a memory",
+)
 
 
 class Choice(NamedTuple, Generic[Value]):
@@ -162,7 +171,10 @@ def choose_precision(
 def choose_compile(
     value: Literal["auto", "on", "off"], machine: Machine, *, predicted_seconds: float | None
 ) -> Choice[bool]:
-    """auto: compile where torch.compile works and the run is predicted to last more than ten minutes."""
+    """auto: on a GPU, compile where torch.compile works and the run is predicted to last more than ten minutes.
+
+    Elsewhere compiled steps may be slower than plain ones, so auto compiles only what a trial has shown to pay.
+    """
     if value == "off":
         return Choice(False, "asked for")
     if value == "auto":
@@ -172,6 +184,8 @@ def choose_compile(
             return Choice(
                 False, f"the run is too short for compiling to pay (under {COMPILE_FROM_SECONDS / 60:.0f} minutes)"
             )
+        if machine.device != "cuda":
+            return Choice(False, "not unless steps measured at the start of the run show that it pays")
     probe = probes.compile_probe(machine.device)
     if not probe.works:
         return Choice(False, f"torch.compile does not work here: {probe.why}")
@@ -250,6 +264,13 @@ def memory_now(device: str = "cpu") -> int:
     if device == "mps":
         return torch.mps.current_allocated_memory()
     return hardware.memory_now()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY)
 
 
 def _rate(flops_per_second: float) -> str:

@@ -17,17 +17,10 @@ from farthing.model.gpt import GPT
 from farthing.optim.optimizer_set import OptimizerSet
 from farthing.optim.sharpness import perturbed
 from farthing.recipe.optimization import Objective, Sharpness
+from farthing.runtime.device import is_out_of_memory
 from farthing.training.head_objective import head_objective
 from farthing.training.objective import Loss, objective
 from farthing.training.precision import Precision
-
-_SIGNS_OF_FULL_MEMORY = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "MPS backend out of memory",
-    # What oneDNN says when an allocation of its own fails.
-    "could not create a primitive",
-    "could not create a memory",
-)
 
 
 class Abandoned(Exception):
@@ -184,10 +177,3 @@ class Stepper:
         if part.segments_BT is None:
             return inputs_BT, targets_BT, None
         return inputs_BT, targets_BT, torch.from_numpy(part.segments_BT).to(self.device, non_blocking=True)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on any device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY)
