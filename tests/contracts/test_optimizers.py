@@ -289,6 +289,39 @@ def test_planned_memory_is_what_the_state_takes(kind: str, bf16: bool) -> None:
         assert state_bytes(section(kind), counts) == taken
 
 
+@every_device
+@every_optimizer
+def test_a_flagged_step_changes_nothing_and_an_unflagged_one_what_any_step_does(
+    kind: str, bf16: bool, device: str
+) -> None:
+    """The flag stays on the device where the optimizer can go by it there; gradients may hold anything."""
+    yes, no = torch.ones((), device=device), torch.zeros((), device=device)
+    ends = []
+    for flags in ((None, None, None, None), (no, yes, no, yes, no, no), (yes, no, no, yes, no, no)):
+        model = Toy().to(device)
+        optimizers = build(model, kind, bf16)
+        for flag in flags:
+            optimizers.set_factor(0.5)
+            optimizers.zero_grad()
+            loss(model).backward()
+            before, (tensors, values) = weights(model), optimizers.state()
+            kept, scalars = {name: tensor.clone() for name, tensor in tensors.items()}, json.dumps(values)
+            if flag is yes:
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter.grad[..., 0] = torch.nan
+            optimizers.step(flag)
+            if flag is yes:
+                assert same(before, weights(model))
+                assert same(kept, optimizers.state()[0])
+                assert scalars == json.dumps(optimizers.state()[1])
+        ends.append((weights(model), *optimizers.state()))
+    for moved, tensors, values in ends[1:]:
+        assert same(moved, ends[0][0])
+        assert same(tensors, ends[0][1])
+        assert json.dumps(values) == json.dumps(ends[0][2])
+
+
 @every_optimizer
 def test_loss_scaler_takes_the_set_for_one_optimizer(kind: str, bf16: bool) -> None:
     plain, scaled = Toy(), Toy()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from farthing.optim.build import build_optimizer
 from farthing.optim.memory import sharpness_bytes, state_bytes
-from farthing.optim.muon import orthogonalised
 from farthing.optim.optimizer_set import OptimizerSet
 from farthing.recipe.optimization import (
     Adafactor,
@@ -24,8 +23,6 @@ from farthing.recipe.optimization import (
     Sam,
     Sgd,
 )
-
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def one(section: AnyOptimizer, weight: Tensor, **options: Any) -> tuple[nn.Parameter, OptimizerSet]:
@@ -92,33 +89,6 @@ def test_lion_follows_its_definition(weight: Tensor, gradient: Tensor) -> None:
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * torch.sign(0.6 * m + 0.4 * turn)
         m = 0.9 * m + 0.1 * turn
     torch.testing.assert_close(parameter.detach(), expected)
-
-
-@pytest.mark.parametrize("adjust_lr", ["original", "match_rms_adamw"])
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
-def test_float32_muon_is_torchs_muon_but_for_rounding(shape: tuple[int, int], nesterov: bool, adjust_lr: Any) -> None:
-    section = Muon(lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.3, adjust_lr=adjust_lr)
-    generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(shape, generator=generator)
-    ours, our_set = one(section, weight, bf16=False)
-    theirs, their_set = one(section, weight, bf16=True)
-    assert type(their_set._optimizers[0]) is torch.optim.Muon
-    for _ in range(3):
-        ours.grad = torch.randn(shape, generator=generator)
-        theirs.grad = ours.grad.clone()
-        our_set.step()
-        their_set.step()
-    torch.testing.assert_close(ours.detach(), theirs.detach(), atol=0.02, rtol=0.02)
-    torch.testing.assert_close(our_set.state()[0], their_set.state()[0])
-
-
-def test_orthogonalisation_brings_singular_values_near_one() -> None:
-    matrix = torch.randn(32, 16, generator=torch.Generator().manual_seed(4))
-    values = torch.linalg.svdvals(orthogonalised(matrix, COEFFICIENTS, 5, 1e-7))
-    assert values.min() > 0.5
-    assert values.max() < 1.3
-    assert not orthogonalised(torch.zeros(3, 2), COEFFICIENTS, 5, 1e-7).any()
 
 
 def test_muon_leaves_everything_but_matrices_to_adamw_with_its_own_rate_and_decay(weight: Tensor) -> None:

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 import torch
 from torch import nn
 
-from farthing.optim.muon import Muon as Float32Muon
+from farthing.optim.muon import Muon as BatchedMuon
 from farthing.optim.muon import native_bf16
 from farthing.optim.optimizer_set import OptimizerSet
 from farthing.optim.roles import Role, decayed_roles, group_by_role
@@ -128,9 +128,11 @@ def _muon(section: Muon, groups: Groups, bf16: bool | None) -> list[torch.optim.
     if "matrix" in groups:
         matrices: Groups = {"matrix": groups["matrix"]}
         fast = native_bf16(next(iter(groups["matrix"].values())).device) if bf16 is None else bf16
-        make = torch.optim.Muon if fast else Float32Muon
-        muon = make(
-            _torch_groups(matrices, section.lr, {"matrix": section.weight_decay}),
+        muon = BatchedMuon(
+            [
+                {**group, "bf16": fast}
+                for group in _torch_groups(matrices, section.lr, {"matrix": section.weight_decay})
+            ],
             lr=section.lr,
             momentum=section.momentum,
             nesterov=section.nesterov,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from farthing.optim.roles import Role
 
 # How a step is computed, not what it computes: these follow the machine, so a checkpoint may move to another device.
-_IMPLEMENTATION = frozenset({"foreach", "fused", "capturable", "differentiable"})
+_IMPLEMENTATION = frozenset({"foreach", "fused", "capturable", "differentiable", "bf16"})
 _IDENTITY = frozenset({"params", "names", "role"})
 
 
@@ -93,10 +93,23 @@ class OptimizerSet:
         for group in self.param_groups:
             group["lr"] = group["base_lr"] * factor
 
-    def step(self) -> None:
-        """Move every parameter that has a gradient, once."""
+    def step(self, skip: Tensor | None = None) -> None:
+        """Move every parameter that has a gradient, once.
+
+        Where `skip` is given, a scalar float32 tensor on the parameters' device, nothing at all is changed if it is 1.
+        Muon and fused AdamW go by it there. The host waits for it and looks before the step of any other kind, and
+        before the first, since an optimizer that has not moved yet has no state to leave alone.
+        """
+        looked: bool | None = None
         for optimizer in self._optimizers:
-            optimizer.step()
+            if skip is None:
+                optimizer.step()
+            elif optimizer.state and getattr(optimizer, "_step_supports_amp_scaling", False):
+                _step_unless(optimizer, skip)
+            else:
+                looked = bool(skip) if looked is None else looked
+                if not looked:
+                    optimizer.step()
         # Fused kernels change weights without telling autograd, and copies of weights go by its counters.
         torch.autograd.graph.increment_version(self.parameters())
 
@@ -156,7 +169,7 @@ class OptimizerSet:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 stepped = _twin(optimizer, group, torch.zeros(2, 2)).param_groups[0]
-                added = stepped.keys() - optimizer.defaults.keys() - _IDENTITY - {"base_lr"}
+                added = stepped.keys() - optimizer.defaults.keys() - _IDENTITY - _IMPLEMENTATION - {"base_lr"}
                 saved = saved_groups[group["role"]].keys()
                 # A state from before the first step has none of them, one from after it may have all.
                 _same(f"optimizer group {group['role']!r}", _options(stepped).keys() - (added - saved), saved)
@@ -191,6 +204,16 @@ class OptimizerSet:
             for group in optimizer.param_groups:
                 for name, parameter in zip(group["names"], group["params"], strict=True):
                     yield optimizer, group, name, parameter
+
+
+def _step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+    # By the attribute through which torch.amp.GradScaler tells a fused optimizer of an overflow.
+    flagged = cast(Any, optimizer)
+    flagged.found_inf = skip
+    try:
+        flagged.step()
+    finally:
+        del flagged.found_inf
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
