@@ -60,9 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str] | None) -> int:
-    # Threads that spin while they wait halve the speed of a machine that has anything else to do, and gain little on
-    # an idle one. OpenMP reads this once, when torch is imported.
+    # Threads that spin for long while they wait halve the speed of a machine that has anything else to do; threads
+    # that sleep at once wake too late for the next short operation (6 % of a step on two cores). So they spin for
+    # about as long as such an operation takes. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     command = typer.main.get_command(app)
     try:
         code = int(command.main(arguments, prog_name="farthing", standalone_mode=False) or 0)
