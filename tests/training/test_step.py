@@ -12,21 +12,31 @@ from farthing.data.batches import IGNORED, Batch
 from farthing.model.gpt import build_model
 from farthing.optim.build import build_optimizer
 from farthing.recipe import Model
-from farthing.recipe.optimization import AdaptiveSam, NoSharpness, Objective, Sam, Sgd
+from farthing.recipe.optimization import AdamW, AdaptiveSam, AnyOptimizer, Muon, NoSharpness, Objective, Sam, Sgd
 from farthing.runtime.device import is_out_of_memory
 from farthing.training.objective import Loss
 from farthing.training.precision import Precision
 from farthing.training.step import Abandoned, OutOfMemory, Stepper
 
 VOCABULARY, T = 19, 8
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def stepper(
-    micro_batch: int, *, sharpness: Any = None, dtype: torch.dtype = torch.float32, **objective: Any
+    micro_batch: int,
+    *,
+    sharpness: Any = None,
+    dtype: torch.dtype = torch.float32,
+    optimized: AnyOptimizer | None = None,
+    precision: Any = "fp32",
+    clip: float | None = None,
+    unseen: bool | None = None,
+    device: str = "cpu",
+    **objective: Any,
 ) -> Stepper:
     section = Model(n_layer=2, n_head=2, d_model=16, context_length=T)
-    model = build_model(section, VOCABULARY, seed=3, attention="math").to(dtype)
-    optimizer = build_optimizer(Sgd(lr=0.5), model.named_parameters(), model.roles())
+    model = build_model(section, VOCABULARY, seed=3, attention="math").to(device, dtype)
+    optimizer = build_optimizer(optimized or Sgd(lr=0.5), model.named_parameters(), model.roles())
     optimizer.set_factor(1.0)
     return Stepper(
         model=model,
@@ -34,11 +44,12 @@ def stepper(
         optimizer=optimizer,
         section=Objective(**objective),
         sharpness=sharpness or NoSharpness(),
-        precision=Precision("fp32", torch.device("cpu")),
-        device=torch.device("cpu"),
+        precision=Precision(precision, torch.device(device)),
+        device=torch.device(device),
         batch_size=12,
         micro_batch=micro_batch,
-        gradient_clip=None,
+        gradient_clip=clip,
+        unseen=unseen,
     )
 
 
@@ -101,6 +112,86 @@ def test_the_gradients_norm_is_told_before_clipping_and_bounded_after() -> None:
     end = torch.cat([p.detach().flatten() for p in clipped.model.parameters()])
     assert again.gradient_norm == told.gradient_norm
     torch.testing.assert_close(4 * (end - start), free - start, rtol=1e-3, atol=1e-5)
+
+
+def everything(made: Stepper) -> dict[str, torch.Tensor]:
+    """Weights and optimizer state, copied."""
+    tensors, values = made.optimizer.state()
+    counters = torch.tensor([state["step"] for state in values["parameters"].values() if state and "step" in state])
+    return {
+        name: x.detach().clone() for name, x in {**made.model.state_dict(), **tensors, "counters": counters}.items()
+    }
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("clip", [None, 1e-3, 1e3])
+@pytest.mark.parametrize("optimized", [Sgd(lr=0.5, momentum=0.9), AdamW(lr=1e-2, weight_decay=0.1), Muon(lr=1e-2)])
+def test_a_step_is_the_same_whether_or_not_the_host_looks_before_the_update(
+    optimized: AnyOptimizer, clip: float | None, precision: Any
+) -> None:
+    """Also where a gradient is not finite, in the first step or later: nothing moves then."""
+    stories = []
+    for unseen in (False, True):
+        made = stepper(5, optimized=optimized, clip=clip, precision=precision, unseen=unseen)
+        genuine, told = made._loss, []
+        for spoilt in (True, False, False, True, False):
+
+            def loss(*rest: Any, spoilt: bool = spoilt, genuine: Any = genuine) -> Loss:
+                found = genuine(*rest)
+                return Loss(found.total * (torch.inf if spoilt else 1.0), found.nats)
+
+            made._loss = loss  # type: ignore[method-assign]
+            before = everything(made)
+            taken = made.take(ragged())
+            assert taken.skipped == spoilt or precision == "fp16"
+            assert equal(before, everything(made)) == taken.skipped
+            told.append((taken.loss, repr(taken.gradient_norm), taken.tokens, taken.lr, taken.skipped))
+        stories.append((told, everything(made), made.precision.state()))
+    assert stories[0][0] == stories[1][0]
+    assert equal(stories[0][1], stories[1][1])
+    assert stories[0][2] == stories[1][2]
+
+
+def test_a_loss_that_is_not_finite_is_told_and_leaves_everything_as_it_was() -> None:
+    for unseen in (False, True):
+        made = stepper(12, optimized=AdamW(), unseen=unseen)
+        made.take(ragged())
+        before = everything(made)
+        with torch.no_grad():
+            made.model.embed.weight[0, 0] = torch.nan
+        before["embed.weight"] = made.model.embed.weight.detach().clone()
+        taken = made.take(ragged())
+        assert taken.skipped and taken.loss != taken.loss
+        after = everything(made)
+        torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
+
+
+@needs_cuda
+@pytest.mark.parametrize("optimized", [AdamW(), Muon()])
+def test_nothing_in_a_step_on_a_gpu_waits_before_all_of_it_is_queued(optimized: AnyOptimizer) -> None:
+    made = stepper(5, optimized=optimized, clip=1.0, precision="bf16", device="cuda")
+    batch = ragged()
+    for _ in range(2):  # the first allocates, and looks
+        made.take(batch)
+    stacked = torch.stack
+
+    def last(tensors: Any, *rest: Any, **more: Any) -> Any:
+        if len(tensors) == 3 and tensors[0].dtype == torch.float64:
+            torch.cuda.set_sync_debug_mode("default")
+        return stacked(tensors, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "stack", last)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            taken = made.take(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert not taken.skipped
 
 
 @pytest.mark.parametrize("sharpness", [NoSharpness(), Sam(), AdaptiveSam()])

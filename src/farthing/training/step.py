@@ -22,6 +22,9 @@ from farthing.training.head_objective import head_objective
 from farthing.training.objective import Loss, objective
 from farthing.training.precision import Precision
 
+CLIP_EPS = 1e-6
+"""what torch adds to the norm that it clips by"""
+
 
 class Abandoned(Exception):
     """A stop was asked for between micro-batches; weights and optimizer are those of the last whole step."""
@@ -70,6 +73,9 @@ class Stepper:
         micro_batch: windows of one forward pass.
         gradient_clip: bound on the gradient's norm, or None.
         stop_asked: looked at between micro-batches.
+        unseen: whether the whole step is queued before the host reads any of its numbers; None takes what suits the
+            device. The same step either way, but a GPU that is waited for in the middle of it idles. (Sharpness waits
+            for the norm of its perturbation, and OptimizerSet.step names the optimizers that must be waited for.)
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class Stepper:
         micro_batch: int,
         gradient_clip: float | None,
         stop_asked: Callable[[], bool] = lambda: False,
+        unseen: bool | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -98,6 +105,7 @@ class Stepper:
         self._sharpness = sharpness
         self._clip = gradient_clip
         self._stop_asked = stop_asked
+        self._unseen = device.type == "cuda" if unseen is None else unseen
         self._updating = False
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -131,15 +139,32 @@ class Stepper:
                 self._accumulate(batch)
         self.precision.unscale(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        loss, size = float(nats) / batch.tokens, float(norm)
-        finite = math.isfinite(loss) and math.isfinite(size)
+        update = self._update_unseen if self._unseen else self._update
+        loss, size, skipped = update(nats / batch.tokens, norm)
+        return Taken(loss=loss, gradient_norm=size, tokens=batch.tokens, lr=self.optimizer.lr, skipped=skipped)
+
+    def _update(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
+        """Move the weights if loss and norm are finite; returns loss, norm and whether they were not."""
+        finite = math.isfinite(float(loss)) and math.isfinite(float(norm))
         if finite:
-            if self._clip is not None:
+            # Gradients that are short enough need no pass over all of them to be multiplied by 1.
+            if self._clip is not None and float(self._clip / (norm + CLIP_EPS)) < 1:
                 nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
             self._updating = True
             self.optimizer.step()
         self.precision.update()
-        return Taken(loss=loss, gradient_norm=size, tokens=batch.tokens, lr=self.optimizer.lr, skipped=not finite)
+        return float(loss), float(norm), not finite
+
+    def _update_unseen(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
+        """The same, decided on the device; the host waits once, when everything has been queued."""
+        skip = ~(loss.isfinite() & norm.isfinite())
+        if self._clip is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+        self._updating = True
+        self.optimizer.step(skip.float())
+        self.precision.update()
+        told: list[float] = torch.stack([x.double() for x in (loss, norm, skip)]).tolist()
+        return told[0], told[1], bool(told[2])
 
     def _accumulate(self, batch: Batch) -> Tensor:
         """Gradients of the whole batch, micro-batch by micro-batch; returns its cross-entropy, summed, in nats."""
