@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farthing.model.memory import CHUNK_LOGITS, rows_of_a_chunk
 from farthing.recipe.optimization import Objective
 from farthing.training.objective import IGNORED, Loss
-
-CHUNK_LOGITS = {"cpu": 1 << 25, "mps": 1 << 25, "cuda": 1 << 27}
-"""logits that may exist at once: more are no faster, and fewer make the head's gradient a sum of more parts"""
 
 
 def head_objective(
@@ -47,15 +45,9 @@ def head_objective(
     """
     assert tokens > 0, f"tokens = {tokens}"
     assert section.r_drop == 0, "r_drop needs the logits of two passes"
-    rows = _rows(len(x_ND), len(weight_VD), chunk_logits or CHUNK_LOGITS[x_ND.device.type])
+    rows = rows_of_a_chunk(len(x_ND), len(weight_VD), chunk_logits or CHUNK_LOGITS[x_ND.device.type])
     total, nats = _HeadObjective.apply(x_ND.to(low_VD.dtype), weight_VD, low_VD, targets_N, section, softcap, rows)
     return Loss(total=total / tokens, nats=nats)
-
-
-def _rows(count: int, vocabulary: int, most: int) -> int:
-    """Rows of a chunk: chunks of one size, as few as the bound allows."""
-    chunks = max(1, -(-count * vocabulary // most))
-    return -(-count // chunks)
 
 
 class _HeadObjective(torch.autograd.Function):
@@ -82,10 +74,13 @@ class _HeadObjective(torch.autograd.Function):
                 nats += chunk_nats
                 torch.mm(dlogits_CV, low_VD, out=dx_ND[start : start + rows])
                 part_VD = dlogits_CV.t() @ x_CD
+                # Nothing of a chunk is to be there beside the next one's logits.
+                del dlogits_CV
                 if dweight_VD is None:
                     dweight_VD = part_VD if rows >= len(x_ND) else part_VD.to(weight_VD.dtype)
                 else:
                     dweight_VD += part_VD
+                del part_VD
         ctx.save_for_backward(dx_ND, dweight_VD)
         ctx.mark_non_differentiable(nats)
         ctx.set_materialize_grads(False)
@@ -112,7 +107,10 @@ def _chunk(
     index_C1 = targets_C.clamp(min=0).unsqueeze(1)
     logits_CV = x_CD @ low_VD.t()
     if softcap is not None:
-        logits_CV = softcap * torch.tanh(logits_CV.float() / softcap)
+        logits_CV = logits_CV.float().div_(softcap).tanh_().mul_(softcap)
+    elif x_CD.is_cpu:
+        # softmax would do it there itself, beside the narrow ones.
+        logits_CV = logits_CV.float()
     # One pass makes the probabilities; the largest of each row gives the logarithm of the sum, exactly and for ever:
     # log sum exp(l) = max l - log(max p).
     p_CV = logits_CV.softmax(-1, dtype=torch.float32)
@@ -131,7 +129,8 @@ def _chunk(
         gradient_CV -= smoothing / len(low_VD)
     gradient_CV.scatter_add_(1, index_C1, gradient_CV.new_full((len(index_C1), 1), smoothing - 1))
     if softcap is not None:
-        gradient_CV *= 1 - (logits_CV / softcap).square()
+        gradient_CV *= logits_CV.div_(softcap).square_().neg_().add_(1)
+    del logits_CV  # two arrays at once are enough; model/memory.py counts on it
     # Filled, not multiplied: what an unscored position holds, be it infinite, must not leak.
     if not x_CD.is_cpu or not bool(scored_C.all()):
         gradient_CV.masked_fill_(~scored_C.unsqueeze(1), 0.0)
