@@ -91,3 +91,15 @@ GPT2_ARCHITECTURE = [
     "model.mlp.approximate=tanh",
     "model.tie_embeddings=true",
 ]
+
+# What is asked of the default recipe besides a shape. gelu: GPT-2 as transformers computes it, under AdamW; gelu-erf:
+# with the exact GELU; default: our own slots (RMS norm, RoPE, exact GELU, no biases) under Muon; relu2: the same with
+# squared ReLU.
+OURS = {
+    "gelu": [*GPT2_ARCHITECTURE, "optimizer.kind=adamw"],
+    "gelu-erf": [*GPT2_ARCHITECTURE, "model.mlp.approximate=none", "optimizer.kind=adamw"],
+    "default": [],
+    "relu2": ["model.mlp.kind=relu2"],
+}
+PLAIN = ["train.precision=fp32", "train.attention=sdpa", "train.compile=off"]
+"""what the measured choices of auto are held against"""

@@ -22,18 +22,18 @@ from typing import Any
 
 import bench
 import turns
-from shapes import HEADLINE, LARGE_VOCABULARY, SHAPES, Shape
+from shapes import HEADLINE, LARGE_VOCABULARY, OURS, PLAIN, SHAPES, Shape
 from turns import Side
 
 LITGPT_PYTHON = Path(os.environ.get("LITGPT_PYTHON", bench.HERE.parent / ".venv-litgpt/bin/python"))
 
 # name: module, what it is asked for besides the shape and the text
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ours-gelu": ("sides.ours", {"arm": "gelu"}),
-    "ours-gelu-erf": ("sides.ours", {"arm": "gelu-erf"}),
-    "ours-default": ("sides.ours", {"arm": "default"}),
-    "ours-relu2": ("sides.ours", {"arm": "relu2"}),
-    "ours-gelu-fp32": ("sides.ours", {"arm": "gelu", "precision": "fp32"}),
+    "ours-gelu": ("sides.ours", {"overrides": OURS["gelu"]}),
+    "ours-gelu-erf": ("sides.ours", {"overrides": OURS["gelu-erf"]}),
+    "ours-default": ("sides.ours", {"overrides": OURS["default"]}),
+    "ours-relu2": ("sides.ours", {"overrides": OURS["relu2"]}),
+    "ours-gelu-plain": ("sides.ours", {"overrides": [*OURS["gelu"], *PLAIN]}),
     "trainer-fp32": ("sides.trainer", {"precision": "fp32"}),
     "trainer-bf16": ("sides.trainer", {"precision": "bf16"}),
     # The Trainer with a fused GELU, the one that GPT-2 ports of today use: not GPT2Config's default.
@@ -48,17 +48,27 @@ SIDES: dict[str, tuple[str, dict[str, Any]]] = {
     "floor-bf16": ("sides.floor", {"precision": "bf16"}),
     "floor-fp32": ("sides.floor", {"precision": "fp32"}),
 }
-MEMORY_SIDES = ["ours-gelu", "trainer-fp32", "trainer-bf16", "litgpt-fp32", "plain-fp32"]
+ESSENTIAL = [
+    "ours-gelu",
+    "ours-default",
+    "trainer-fp32",
+    "trainer-bf16",
+    "litgpt-bf16-mixed",
+    "plain-fp32",
+    "floor-bf16",
+]
+"""what every shape but the headline's gets; litgpt in the precision that is its own default"""
+MEMORY_SIDES = ["ours-gelu", "trainer-fp32", "trainer-bf16", "litgpt-bf16-mixed", "plain-fp32"]
 """at the large vocabulary, where memory is what is asked about"""
-OPTIONAL = {"ours-gelu-fp32"}
-"""only when named"""
 
 
 def sides_of(shape: Shape, wanted: str) -> list[str]:
-    """Which sides a shape gets: those asked for, else all that mean something there."""
+    """Which sides a shape gets: those asked for, else all for the headline and the essential ones for the others."""
     if wanted:
         return wanted.split(",")
-    return MEMORY_SIDES if shape.name == LARGE_VOCABULARY else [name for name in SIDES if name not in OPTIONAL]
+    if shape.name == LARGE_VOCABULARY:
+        return MEMORY_SIDES
+    return list(SIDES) if shape.name == HEADLINE else ESSENTIAL
 
 
 def starts(shape: Shape, tokens: Path, names: list[str], *, minutes: float, threads: int) -> dict[str, dict[str, Any]]:
@@ -66,6 +76,8 @@ def starts(shape: Shape, tokens: Path, names: list[str], *, minutes: float, thre
     found = {}
     for name in names:
         module, asked = SIDES[name]
+        if "overrides" in asked:
+            asked = {"overrides": [*shape.recipe(), *asked["overrides"]]}
         found[name] = {
             "module": module,
             "asked": {**asked, "shape": shape.as_dict(), "tokens": str(tokens), "minutes": minutes},

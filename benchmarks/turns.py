@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -62,14 +63,13 @@ class Side:
             )
         except OSError as error:
             raise SideFailed(f"{name}: {python}: {error.strerror}") from None
-        self.busy_seconds = 0.0
+        start = time.monotonic()
         self.facts = self._read()
+        self.start_seconds = time.monotonic() - start
 
     def go(self, units: int) -> float:
         """Let it do so many units of work (steps, tokens, passes); returns the seconds of one."""
-        seconds = float(self._ask(f"go {units}")["seconds"])
-        self.busy_seconds += seconds
-        return seconds / units
+        return float(self._ask(f"go {units}")["seconds"]) / units
 
     def ask(self, question: str) -> Any:
         """One of the further questions that it answers."""

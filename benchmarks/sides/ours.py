@@ -10,25 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shapes import GPT2_ARCHITECTURE, Shape
-
 from farthing import assemble, config, session
 from farthing.data.batches import Batches
 from farthing.data.prepare import Prepared
 from farthing.planning import Plan
 from farthing.recipe import Recipe
+from farthing.runtime.probes import synchronize
 from farthing.storage import cache_folder
 from farthing.training.step import Stepper
 from sides.turnstile import Turnstile, asked, peak_memory
-
-ARMS = {
-    "gelu": [*GPT2_ARCHITECTURE, "optimizer.kind=adamw"],
-    "gelu-erf": [*GPT2_ARCHITECTURE, "model.mlp.approximate=none", "optimizer.kind=adamw"],
-    "default": [],
-    "relu2": ["model.mlp.kind=relu2"],
-}
-"""What is asked of the default recipe. gelu: GPT-2 as transformers computes it, under AdamW; gelu-erf: with the exact
-GELU; default: its own slots (RMS norm, RoPE, exact GELU, no biases) under Muon; relu2: the same with squared ReLU."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +32,10 @@ class Built:
     batches: Batches
 
 
-def build(overrides: Sequence[str], *, minutes: float = 60.0) -> Built:
+def build(overrides: Sequence[str], *, minutes: float = 60.0, device: str = "cpu") -> Built:
     """Read the text, plan, and build what takes steps; the plan is that of a run of `minutes`."""
-    # The text's tokenizer is made by many threads; nothing of that is part of a step.
     recipe = config.load(Recipe, "default", [*overrides, f"budget.minutes={minutes}"])
-    machine = session.prepare_machine(recipe, "cpu")
+    machine = session.prepare_machine(recipe, device)
     text = assemble.read_text(recipe, directory=Path.cwd(), cache=cache_folder(), report=lambda *_: None)
     plan = assemble.plan_run(recipe, machine, text, disk_free=session.disk_free(Path(tempfile.gettempdir())))
     stepper = assemble.build_stepper(recipe, plan.settings, text.tokenizer.vocab_size, machine.torch_device)
@@ -57,6 +46,7 @@ def facts(built: Built) -> dict[str, Any]:
     """What was planned, for the results."""
     return {
         "parameters": built.plan.parameters,
+        "flops_per_token": built.plan.flops_per_token,
         "settings": asdict(built.plan.settings),
         "planned_peak_bytes": built.plan.memory_bytes,
     }
@@ -65,12 +55,11 @@ def facts(built: Built) -> dict[str, Any]:
 def main() -> None:
     """Take steps when it is our turn."""
     wanted = asked()
-    shape = Shape(**wanted["shape"])
-    precision = [f"train.precision={wanted.get('precision', 'auto')}"]
     start = time.perf_counter()
-    built = build([*shape.recipe(), *ARMS[wanted["arm"]], *precision], minutes=wanted.get("minutes", 60.0))
+    built = build(wanted["overrides"], minutes=wanted["minutes"], device=wanted.get("device", "cpu"))
     found = facts(built) | {"build_seconds": time.perf_counter() - start, "peak_bytes_before": peak_memory()}
-    turnstile, number = Turnstile(found), itertools.count()
+    kind = built.stepper.device.type
+    turnstile, number = Turnstile(found, settle=lambda: synchronize(kind)), itertools.count()
     while turnstile.next():
         built.stepper.take(built.batches.batch(next(number)))
 

@@ -52,25 +52,30 @@ def build(shape: Shape, **changes: Any) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**(shape.gpt2() | changes)))
 
 
+def common_arguments(shape: Shape, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The Trainer's arguments that are the same whatever is measured."""
+    return {
+        "output_dir": tempfile.mkdtemp(),
+        "use_cpu": wanted.get("device", "cpu") == "cpu",
+        "bf16": wanted["precision"] == "bf16",
+        "per_device_train_batch_size": shape.batch,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+
+
 def main() -> None:
     """Train; the Trainer owns the loop."""
     wanted = asked()
     shape = Shape(**wanted["shape"])
     before = peak_memory()
     model = build(shape, **wanted.get("config", {}))
-    arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(),
-        use_cpu=True,
-        bf16=wanted["precision"] == "bf16",
-        per_device_train_batch_size=shape.batch,
-        max_steps=1_000_000,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        **wanted.get("arguments", {}),
-    )
+    given = {"max_steps": 1_000_000, **wanted.get("arguments", {})}
+    arguments = TrainingArguments(**common_arguments(shape, wanted), **given)
     facts = {"parameters": model.num_parameters(), "optimizer": str(arguments.optim), "peak_bytes_before": before}
-    turns = Turns(Turnstile(facts))
+    on_gpu = not arguments.use_cpu
+    turns = Turns(Turnstile(facts, settle=torch.cuda.synchronize if on_gpu else lambda: None))
     Trainer(model, arguments, train_dataset=Windows(wanted["tokens"], shape.context), callbacks=[turns]).train()
 
 

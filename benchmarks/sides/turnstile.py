@@ -33,6 +33,7 @@ class Turnstile:
         facts: told to the driver when the warm-up is over.
         answers: further questions that the driver may ask between two units, by name.
         warm_up: units before the first turn.
+        settle: called before a clock is read, where a device may still be at work.
     """
 
     def __init__(
@@ -41,11 +42,12 @@ class Turnstile:
         answers: Mapping[str, Callable[[], Any]] | None = None,
         *,
         warm_up: int = WARM_UP,
+        settle: Callable[[], object] = lambda: None,
     ) -> None:
         # Libraries print what they like: the driver's pipe is kept apart, and their standard output goes to the errors.
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-        self._facts, self._answers = dict(facts), dict(answers or {})
+        self._facts, self._answers, self._settle = dict(facts), dict(answers or {}), settle
         self._left, self._start, self._ready = warm_up, time.perf_counter(), False
 
     def next(self) -> bool:
@@ -53,6 +55,7 @@ class Turnstile:
         if self._left:
             self._left -= 1
             return True
+        self._settle()
         seconds = time.perf_counter() - self._start
         if self._ready:
             self._say({"seconds": seconds})
