@@ -38,6 +38,7 @@ from farthing.sinks.wandb import Wandb
 from farthing.training import calibrate
 from farthing.training.actions import Action, Moment, at_cadence
 from farthing.training.averaging import Averaged
+from farthing.training.feeding import fed
 from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.loop import Course, Trainer
@@ -286,7 +287,7 @@ def build_trainer(
         ),
         schedule=recipe.schedule,
         stepper=stepper,
-        batches=build_batches(recipe, text.train),
+        batches=fed(build_batches(recipe, text.train), device),
         average=None if ema is None else Averaged(stepper.model.named_parameters(), ema),
         guard=DivergenceGuard(recipe.train.divergence_factor),
         meter=meter,

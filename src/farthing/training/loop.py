@@ -27,6 +27,7 @@ from farthing.training import checkpoint as checkpoints
 from farthing.training.actions import Action, Moment
 from farthing.training.averaging import Averaged
 from farthing.training.course import Course, State
+from farthing.training.feeding import Feeder
 from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.meter import Meter
@@ -61,7 +62,7 @@ class Trainer:
         course: Course,
         schedule: AnySchedule,
         stepper: Stepper,
-        batches: Batches,
+        batches: Batches | Feeder,
         average: Averaged | None,
         guard: DivergenceGuard,
         meter: Meter,
