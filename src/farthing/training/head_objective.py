@@ -8,6 +8,8 @@ Shapes: N rows (tokens), C rows of a chunk, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ def head_objective(
     tokens: int,
     softcap: float | None = None,
     chunk_logits: int | None = None,
+    compiled: bool = False,
 ) -> Loss:
     """`objective` of the head's logits, without r_drop; the same numbers but for the order of sums.
 
@@ -42,12 +45,20 @@ def head_objective(
         tokens: scored tokens of the whole step, in all micro-batches together.
         softcap: bounds the logits by softcap * tanh(logits / softcap).
         chunk_logits: bound on C V; None takes what suits the device.
+        compiled: whether to have torch compile what lies between the matrix products: for one size of the rows, since
+            each size is compiled anew.
     """
     assert tokens > 0, f"tokens = {tokens}"
     assert section.r_drop == 0, "r_drop needs the logits of two passes"
     rows = rows_of_a_chunk(len(x_ND), len(weight_VD), chunk_logits or CHUNK_LOGITS[x_ND.device.type])
-    total, nats = _HeadObjective.apply(x_ND.to(low_VD.dtype), weight_VD, low_VD, targets_N, section, softcap, rows)
+    chunk = _compiled_chunk() if compiled else _chunk
+    total, nats = _HeadObjective.apply(
+        x_ND.to(low_VD.dtype), weight_VD, low_VD, targets_N, section, softcap, rows, chunk
+    )
     return Loss(total=total / tokens, nats=nats)
+
+
+_Chunk = Callable[[Tensor, Tensor, Tensor, Objective, float | None], tuple[Tensor, Tensor, Tensor]]
 
 
 class _HeadObjective(torch.autograd.Function):
@@ -61,6 +72,7 @@ class _HeadObjective(torch.autograd.Function):
         section: Objective,
         softcap: float | None,
         rows: int,
+        chunk: _Chunk,
     ) -> tuple[Tensor, Tensor]:
         dx_ND = torch.empty_like(x_ND)
         # A step of several chunks adds up in the parameter's own precision.
@@ -69,13 +81,15 @@ class _HeadObjective(torch.autograd.Function):
         with torch.autocast(x_ND.device.type, enabled=False):
             for start in range(0, len(x_ND), rows):
                 x_CD, targets_C = x_ND[start : start + rows], targets_N[start : start + rows]
-                chunk_total, chunk_nats, dlogits_CV = _chunk(x_CD, low_VD, targets_C, section, softcap)
+                # The last chunk may be smaller, and is not worth compiling for.
+                made = (chunk if len(x_CD) == rows else _chunk)(x_CD, low_VD, targets_C, section, softcap)
+                chunk_total, chunk_nats, dlogits_CV = made
                 total += chunk_total
                 nats += chunk_nats
                 torch.mm(dlogits_CV, low_VD, out=dx_ND[start : start + rows])
                 part_VD = dlogits_CV.t() @ x_CD
                 # Nothing of a chunk is to be there beside the next one's logits.
-                del dlogits_CV
+                del made, dlogits_CV
                 if dweight_VD is None:
                     dweight_VD = part_VD if rows >= len(x_ND) else part_VD.to(weight_VD.dtype)
                 else:
@@ -92,11 +106,11 @@ class _HeadObjective(torch.autograd.Function):
         dx_ND, dweight_VD = ctx.saved_tensors
         gradient = gradients[0]
         if gradient is None:
-            return (None,) * 7
+            return (None,) * 8
         # Only now: in fp16 what is multiplied by 1 / tokens too early is lost.
         dx_ND = dx_ND * gradient
         dweight_VD = dweight_VD.to(ctx.weight_dtype) if dweight_VD.dtype != ctx.weight_dtype else dweight_VD
-        return dx_ND, dweight_VD.mul_(gradient), None, None, None, None, None
+        return dx_ND, dweight_VD.mul_(gradient), None, None, None, None, None, None
 
 
 def _chunk(
@@ -136,3 +150,40 @@ def _chunk(
         gradient_CV.masked_fill_(~scored_C.unsqueeze(1), 0.0)
         total_C, nats_C = (torch.where(scored_C, values_C, 0.0) for values_C in (total_C, nats_C))
     return total_C.sum(), nats_C.sum(), gradient_CV.to(x_CD.dtype)
+
+
+@cache
+def _compiled_chunk() -> _Chunk:
+    fused = torch.compile(_fusible, dynamic=False)
+
+    def chunk(
+        x_CD: Tensor, low_VD: Tensor, targets_C: Tensor, section: Objective, softcap: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits_CV = x_CD @ low_VD.t()
+        found: tuple[Tensor, Tensor, Tensor] = fused(
+            logits_CV, targets_C, section.label_smoothing, section.z_loss, softcap
+        )
+        return found
+
+    return chunk
+
+
+def _fusible(
+    logits_CV: Tensor, targets_C: Tensor, smoothing: float, z_loss: float, softcap: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What _chunk makes of the logits, without steps in place: a compiler makes two passes over them of it."""
+    l_CV = logits_CV.float() if softcap is None else softcap * torch.tanh(logits_CV.float() / softcap)
+    log_sum_C = l_CV.logsumexp(-1)
+    # Compared, not scattered: a scatter would be a pass of its own.
+    is_target_CV = torch.arange(l_CV.shape[-1], device=l_CV.device) == targets_C.unsqueeze(1)
+    nats_C = log_sum_C - torch.where(is_target_CV, l_CV, 0.0).sum(-1)
+    spread_C = log_sum_C - l_CV.mean(-1)
+    total_C = (1 - smoothing) * nats_C + smoothing * spread_C + z_loss * log_sum_C.square()
+    gradient_CV = (l_CV - log_sum_C.unsqueeze(1)).exp() * (1 + 2 * z_loss * log_sum_C).unsqueeze(1)
+    gradient_CV = gradient_CV - smoothing / l_CV.shape[-1] - torch.where(is_target_CV, 1 - smoothing, 0.0)
+    if softcap is not None:
+        gradient_CV = gradient_CV * (1 - (l_CV / softcap).square())
+    scored_C = targets_C != IGNORED
+    gradient_CV = torch.where(scored_C.unsqueeze(1), gradient_CV, 0.0)
+    total_C, nats_C = (torch.where(scored_C, values_C, 0.0) for values_C in (total_C, nats_C))
+    return total_C.sum(), nats_C.sum(), gradient_CV.to(logits_CV.dtype)

@@ -194,6 +194,8 @@ class Stepper:
             section,
             tokens=tokens,
             softcap=model.section.logit_softcap,
+            # Where a compiler is at work at all, and on a GPU, where memory and not arithmetic is what this waits for.
+            compiled=inputs_BT.is_cuda and self.hidden != model.hidden and len(inputs_BT) == self.micro_batch,
         )
 
     def _to_device(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
