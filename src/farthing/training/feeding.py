@@ -85,7 +85,11 @@ class Feeder:
         return Batch(_pinned(batch.inputs_BT), _pinned(batch.targets_BT), segments_BT, batch.tokens, batch.windows)
 
 
-def fed(batches: Batches, device: torch.device) -> Batches | Feeder:
+Fed = Batches | Feeder
+"""what a training loop asks for its batches"""
+
+
+def fed(batches: Batches, device: torch.device) -> Fed:
     """Batches as a device is best fed with them: ahead for a GPU, as they are wanted where a CPU computes."""
     return Feeder(batches, device) if device.type == "cuda" else batches
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from farthing.budget import Spent
-from farthing.data.batches import Batches
 from farthing.errors import CheckpointError, DivergedError, Preempted, ResourceError
 from farthing.events import Checkpointed, Emit, Evaluated, Notice, Step, Stopped
 from farthing.optim.schedules import factor
@@ -27,7 +26,7 @@ from farthing.training import checkpoint as checkpoints
 from farthing.training.actions import Action, Moment
 from farthing.training.averaging import Averaged
 from farthing.training.course import Course, State
-from farthing.training.feeding import Feeder
+from farthing.training.feeding import Fed
 from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.meter import Meter
@@ -62,7 +61,7 @@ class Trainer:
         course: Course,
         schedule: AnySchedule,
         stepper: Stepper,
-        batches: Batches | Feeder,
+        batches: Fed,
         average: Averaged | None,
         guard: DivergenceGuard,
         meter: Meter,
