@@ -138,9 +138,13 @@ def memory(
     peak = max(loss, turn, end, key=lambda terms: sum(terms.values()))
     around = CUDA_WORKSPACE
     if device == "cpu":
-        lossy = {"kept": kept.activations + kept.attention, "logits": peak["logits"], "weights": parameters * FLOAT}
-        around = CPU_PROCESS + round(sum(CPU_SLACK[what] * size for what, size in lossy.items()))
+        around = _around(kept=kept.activations + kept.attention, logits=peak["logits"], weights=parameters * FLOAT)
     return {**peak, "workspace": peak["workspace"] + around}
+
+
+def _around(**lossy: int) -> int:
+    """Resident bytes of a process besides what it trains."""
+    return CPU_PROCESS + round(sum(CPU_SLACK[what] * size for what, size in lossy.items()))
 
 
 def lowered_weights(section: Model, vocab_size: int, *, precision: Format) -> int:
