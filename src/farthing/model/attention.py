@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from farthing.model import documents
 from farthing.model.cache import KeyValueCache
 from farthing.model.linear import Linear, WeightGradient
 from farthing.model.norm import Normalize
 from farthing.model.position import rotate
 from farthing.recipe.model import Model
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 AttentionPath = Literal["sdpa", "math"]
 LEAST_BLOCK = 128
@@ -31,8 +35,8 @@ class Surroundings:
 
     rotations_2T1K: Tensor | None
     """RoPE's cosines and sines"""
-    visible_B1TS: Tensor | None
-    """which positions each position sees; None: every one up to itself"""
+    visible_B1TS: Tensor | BlockMask | None
+    """which positions each position sees; None: every one up to itself; by blocks for the fused path only"""
     cache: KeyValueCache | None
 
 
@@ -78,7 +82,7 @@ class Attention(nn.Module):
         q_BHTK, k_BGSK, v_BGSK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
         if around.cache is not None:
             k_BGSK, v_BGSK = around.cache.append(self.layer, k_BGSK, v_BGSK)
-        attend = fused_attention if self.path == "sdpa" else explicit_attention
+        attend: Any = fused_attention if self.path == "sdpa" else explicit_attention
         dropout = self.dropout if self.training else 0.0
         y_BTHK = attend(q_BHTK, k_BGSK, v_BGSK, around.visible_B1TS, dropout=dropout).transpose(1, 2)
 
@@ -89,12 +93,15 @@ class Attention(nn.Module):
 
 
 def fused_attention(
-    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_B1TS: Tensor | None, *, dropout: float
+    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, visible_B1TS: Tensor | BlockMask | None, *, dropout: float
 ) -> Tensor:
     """Attention through torch's fused kernels; returns [B, H, T, K].
 
     Without `visible`, the last of the S positions is the last of the T: each sees itself and all before.
     """
+    if not isinstance(visible_B1TS, Tensor | None):
+        assert dropout == 0, "FlexAttention has no dropout"
+        return documents.attend(q_BHTK, k_BGSK, v_BGSK, visible_B1TS)
     if dropout and q_BHTK.device.type == "cpu":
         # torch has no fused CPU kernel with dropout; its fallback does what ours does, in more time and memory.
         return explicit_attention(q_BHTK, k_BGSK, v_BGSK, visible_B1TS, dropout=dropout)

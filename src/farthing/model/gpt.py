@@ -5,10 +5,13 @@ Shapes: B batch, T time, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from farthing.model import documents
 from farthing.model.attention import Attention, AttentionPath, Surroundings, visibility
 from farthing.model.cache import KeyValueCache
 from farthing.model.init import initialize
@@ -18,6 +21,9 @@ from farthing.model.norm import build_norm
 from farthing.model.position import rotations
 from farthing.model.roles import Role, role_of
 from farthing.recipe.model import LearnedPosition, Model, Rope
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class Block(nn.Module):
@@ -76,7 +82,9 @@ class GPT(nn.Module):
         super().__init__()
         if vocab_size < 1:
             raise ValueError(f"vocab_size={vocab_size}: a model needs at least one token")
-        self.section, self.vocab_size = section, vocab_size
+        self.section, self.vocab_size, self.attention_path = section, vocab_size, attention
+        self.blockwise = False
+        """whether training keeps documents apart block by block, with attention "sdpa"; see documents.py"""
         learned = isinstance(section.position, LearnedPosition)
         self.embed = Embedding(vocab_size, section.d_model)
         self.position = Embedding(section.context_length, section.d_model) if learned else None
@@ -150,10 +158,13 @@ class GPT(nn.Module):
         turns = None
         if isinstance(section.position, Rope):
             turns = rotations(start, length, section.head_dim, base=section.position.base, device=device)
-        visible = None
+        visible: Tensor | BlockMask | None = None
         if segments_BT is not None:
             assert section.attention.scope == "document", "segments given to a model that attends to the whole window"
-            visible = visibility(segments_BT, segments_BT if cache is None else cache.append_segments(segments_BT))
+            if self.blockwise and self.training and cache is None:
+                visible = documents.blocks(segments_BT)
+            else:
+                visible = visibility(segments_BT, segments_BT if cache is None else cache.append_segments(segments_BT))
         return Surroundings(rotations_2T1K=turns, visible_B1TS=visible, cache=cache)
 
 
