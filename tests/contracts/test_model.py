@@ -17,6 +17,7 @@ from farthing.model.cache import KeyValueCache
 from farthing.model.cost import count_parameters, flops_per_token, parameter_table
 from farthing.model.generate import Continuation
 from farthing.model.gpt import GPT, build_model
+from farthing.model.inference import Inference
 from farthing.recipe.model import Model, Rope
 from model.combinations import CHOICES, MODELS, SLOTS, VOCABULARY, section, shaken, tokens
 
@@ -83,16 +84,57 @@ def test_a_cache_gives_the_logits_of_the_full_forward(model: Model, pieces: list
 @torch.no_grad()
 def test_beyond_the_context_logits_are_those_of_a_full_forward_over_the_window(model: Model) -> None:
     gpt = shaken(model)
-    continuation = Continuation(gpt, separator=0)
-    text: list[int] = []
-    for new in (tokens(1, T + 3)[0].tolist(), *([one] for one in tokens(1, 3 * T, seed=7)[0].tolist())):
-        text += new
-        logits = continuation.extend(new)
-        window = torch.tensor([continuation.window])
-        assert text[-len(continuation.window) :] == continuation.window
-        assert min(len(text), T // 2) <= len(continuation.window) <= T
-        segments = (window == 0).cumsum(1) if model.attention.scope == "document" else None
-        torch.testing.assert_close(logits, gpt(window, segments)[0, -1], rtol=0, atol=1e-5)
+    continuation = Continuation(gpt, texts=2, separator=0)
+    texts: list[list[int]] = [[], []]
+    for new in (tokens(2, T + 3), *tokens(2, 3 * T, seed=7).split(1, dim=1)):
+        texts = [text + more for text, more in zip(texts, new.tolist(), strict=True)]
+        logits = continuation.extend(new.tolist())
+        windows = torch.tensor(continuation.windows)
+        length = windows.shape[1]
+        assert [text[-length:] for text in texts] == continuation.windows
+        assert min(len(texts[0]), T // 2) <= length <= T
+        segments = (windows == 0).cumsum(1) if model.attention.scope == "document" else None
+        torch.testing.assert_close(logits, gpt(windows, segments)[:, -1], rtol=0, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@torch.no_grad()
+def test_inference_is_the_same_function(model: Model, layout: str) -> None:
+    gpt, rows = shaken(model).train(), tokens(3, T)
+    segments = (rows % 5 == 0).cumsum(1) if model.attention.scope == "document" else None
+    inference = Inference(gpt, layout=layout)
+    found = inference.head(inference.hidden(rows, segments))
+    torch.testing.assert_close(found, gpt.eval()(rows, segments), rtol=0, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("pieces", [[1] * T, [5, 1, 1, 4, 1]], ids=str)
+@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@torch.no_grad()
+def test_inference_with_a_cache_gives_the_logits_of_the_full_forward(
+    model: Model, layout: str, pieces: list[int]
+) -> None:
+    gpt, rows = shaken(model), tokens(2, T)
+    segments = (rows % 5 == 0).cumsum(1) if model.attention.scope == "document" else None
+    inference, cache, outs, start = Inference(gpt, layout=layout), KeyValueCache(model), [], 0
+    for length in pieces:
+        stop = start + length
+        part = None if segments is None else segments[:, start:stop]
+        outs.append(inference.head(inference.hidden(rows[:, start:stop], part, cache=cache)))
+        start = stop
+    torch.testing.assert_close(torch.cat(outs, 1), gpt(rows, segments), rtol=0, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@torch.no_grad()
+def test_inference_in_bf16_is_as_close_to_fp32_as_autocast(model: Model, layout: str) -> None:
+    gpt, rows = shaken(model), tokens(2, T)
+    exact, inference = gpt(rows), Inference(gpt, precision="bf16", layout=layout)
+    logits = inference.head(inference.hidden(rows))
+    assert logits.dtype == (torch.bfloat16 if model.logit_softcap is None else torch.float32)
+    torch.testing.assert_close(logits.float(), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
 
 
 @every_model

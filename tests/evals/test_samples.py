@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.small import SEPARATOR, VOCAB
+from farthing.evals import samples as module
 from farthing.evals.samples import continue_text, stream_text, write_samples
 from farthing.model.gpt import GPT, build_model
-from farthing.recipe.model import Model
+from farthing.recipe.model import LayerNorm, Model
 from farthing.recipe.running import Sample
 
 
@@ -65,20 +66,48 @@ def test_samples_are_drawn_one_seed_after_the_other(model: GPT) -> None:
     assert all(0 <= sample.tokens <= 12 for sample in samples)
 
 
+def test_many_samples_are_those_of_their_seeds(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = Sample(prompt="é", tokens=12, count=7, temperature=1.0)
+    together = write_samples(model, Bytes(), section, seed=5)
+    monkeypatch.setattr(module, "_TEXTS", 3)
+    assert write_samples(model, Bytes(), section, seed=5) == together
+    monkeypatch.setattr(module, "_CACHES", 1)
+    assert write_samples(model, Bytes(), section, seed=5) == together
+
+
+def always(token: int, section: Model) -> GPT:
+    """A model that is sure of its next token, whatever it reads."""
+    changes = {"bias": True, "norm": LayerNorm(), "tie_embeddings": False}
+    gpt = build_model(section.model_copy(update=changes), VOCAB, seed=1)
+    assert gpt.norm is not None and gpt.norm.bias is not None and gpt.unembed is not None
+    with torch.no_grad():
+        gpt.norm.weight.zero_()
+        gpt.norm.bias.fill_(1.0)
+        gpt.unembed.weight.zero_()
+        gpt.unembed.weight[token] = 9.0
+    return gpt
+
+
 def test_a_document_ends_at_the_separator_and_leaves_no_trace(model: GPT) -> None:
-    ending = build_model(model.section, VOCAB, seed=1)
-    ending.head = lambda x: torch.nn.functional.one_hot(torch.tensor(SEPARATOR), VOCAB).float()  # type: ignore
-    (sample,) = write_samples(ending, Bytes(), Sample(tokens=5, temperature=0), seed=0)
+    (sample,) = write_samples(always(SEPARATOR, model.section), Bytes(), Sample(tokens=5), seed=0)
     assert (sample.text, sample.tokens) == ("", 0)
+    (sample,) = write_samples(always(ord("x"), model.section), Bytes(), Sample(tokens=5), seed=0)
+    assert (sample.text, sample.tokens) == ("xxxxx", 5)
 
 
-def test_every_document_begins_after_a_separator(model: GPT) -> None:
-    seen: list[list[int]] = []
-    handle = model.embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten().tolist()))
-    for prompt in ("", "hi"):
-        next(continue_text(model, Bytes(), Sample(prompt=prompt, temperature=0), prompt=prompt, seed=0), None)
-    handle.remove()
-    assert seen == [[SEPARATOR], [SEPARATOR, *b"hi"]]
+@pytest.mark.parametrize("prompt", ["", "hi"])
+def test_every_document_begins_after_a_separator(model: GPT, prompt: str) -> None:
+    first = next(continue_text(model, Bytes(), Sample(temperature=0), prompt=prompt, seed=0), SEPARATOR)
+    assert first == int(model(torch.tensor([[SEPARATOR, *prompt.encode()]]))[0, -1].argmax())
+    (sample,) = write_samples(model, Bytes(), Sample(prompt=prompt, temperature=0, tokens=1), seed=0)
+    assert sample.text == ("" if first == SEPARATOR else bytes([first]).decode("utf-8", "replace"))
+
+
+def test_samples_can_be_written_in_low_precision(model: GPT) -> None:
+    section = Sample(tokens=12, count=2)
+    low = write_samples(model, Bytes(), section, seed=5, precision="bf16")
+    assert low == write_samples(model, Bytes(), section, seed=5, precision="bf16")
+    assert all(sample.tokens <= 12 for sample in low)
 
 
 def test_no_tokens_no_samples(model: GPT) -> None:

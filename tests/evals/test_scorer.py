@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.small import SEPARATOR, VOCAB, CausalMean, Uniform, WholeLogits, brute_force, byte_split, token_split
-from farthing.errors import UserError
+from farthing.errors import ResourceError, UserError
 from farthing.evals.scorer import score, token_nats, windows
 
 TEXTS = ["To be, or not to be", "", "that is the question:", "é 漢 🙂", "x"]
@@ -209,6 +209,51 @@ def test_scoring_inside_autocast_leaves_training_able_to_go_on() -> None:
         loss = model(torch.tensor([[1, 2, 3]])).float().sum()
     loss.backward()
     assert model.head.weight.grad is not None
+
+
+class Crowded(CausalMean):
+    """Has no memory for more than some rows at a time."""
+
+    def __init__(self, rows: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+        super().__init__()
+        self.rows, self.error = rows, error
+        self.asked: list[int] = []
+
+    def hidden(self, tokens_BT: torch.Tensor, segments_BT: torch.Tensor | None = None) -> torch.Tensor:
+        self.asked.append(len(tokens_BT))
+        if len(tokens_BT) > self.rows:
+            raise self.error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nat somewhere")
+        return super().hidden(tokens_BT, segments_BT)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+@pytest.mark.parametrize("segments", [False, True])
+def test_a_batch_that_does_not_fit_is_halved_for_good_and_scores_the_same(
+    error: type[Exception], segments: bool
+) -> None:
+    split, model = byte_split(TEXTS * 3), Crowded(2, error)
+    how = HOW | {"batch_size": 10, "segments": segments, "documents": True}
+    found, expected = score(model, split, **how), score(CausalMean(), split, **how)
+    assert (found.tokens, found.separators) == (expected.tokens, expected.separators)
+    assert found.nats == pytest.approx(expected.nats, rel=1e-6)
+    assert model.asked[:3] == [10, 5, 2] and set(model.asked[3:]) <= {1, 2}
+
+
+def test_memory_that_does_not_hold_one_window_is_told() -> None:
+    with pytest.raises(ResourceError, match=r"one window of 8 tokens does not fit in memory: Default.*9 bytes\.$"):
+        score(Crowded(0), byte_split(TEXTS), **HOW)
+
+
+def test_an_error_that_is_not_about_memory_is_not_tried_again() -> None:
+    class Wrong(Crowded):
+        def hidden(self, tokens_BT: torch.Tensor, segments_BT: torch.Tensor | None = None) -> torch.Tensor:
+            self.asked.append(len(tokens_BT))
+            raise RuntimeError("shapes do not match")
+
+    model = Wrong(9)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        score(model, byte_split(TEXTS), **HOW)
+    assert len(model.asked) == 1
 
 
 def test_progress_is_reported_to_the_end() -> None:

@@ -43,14 +43,45 @@ def test_attention_within_documents_is_blind_to_the_documents_before() -> None:
     assert found[1][1] == pytest.approx(found[0][0], rel=1e-5)
 
 
-def test_training_goes_on_as_if_nothing_had_been_scored() -> None:
-    def step(*, scored: bool) -> torch.Tensor:
+@pytest.mark.parametrize("scored", ["fp32", "bf16"])
+@pytest.mark.parametrize("trained", ["fp32", "bf16"])
+def test_training_goes_on_as_if_nothing_had_been_scored(trained: str, scored: str) -> None:
+    def weights(*, scoring: bool) -> torch.Tensor:
         model = build().train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         torch.manual_seed(11)
-        for _ in range(2):
-            if scored:
-                score(model, byte_split(TEXTS), **HOW)
-            model(torch.tensor([[SEPARATOR, *b"to be or not"]])).logsumexp(-1).sum().backward()
-        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        for _ in range(3):
+            with torch.autocast("cpu", torch.bfloat16, enabled=trained == "bf16"):
+                model(torch.tensor([[SEPARATOR, *b"to be or not"]])).float().logsumexp(-1).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if scoring:
+                score(model, byte_split(TEXTS), **(HOW | {"precision": scored}))
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
-    assert torch.equal(step(scored=True), step(scored=False))
+    assert torch.equal(weights(scoring=True), weights(scoring=False))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_each_score_is_of_the_weights_of_its_moment(precision: str) -> None:
+    model, split = build(), byte_split(TEXTS)
+    before = score(model, split, **HOW, precision=precision)
+    assert score(model, split, **HOW, precision=precision) == before
+    with torch.no_grad():
+        model.blocks[1].mlp.down.weight.mul_(3.0)  # type: ignore[union-attr]
+    after = score(model, split, **HOW, precision=precision)
+    assert after.nats != before.nats
+    assert after.nats == pytest.approx(
+        score(WholeLogits(model), split, **HOW).nats, rel=1e-6 if precision == "fp32" else 0.02
+    )
+
+
+@pytest.mark.parametrize("surrounded", [False, True])
+def test_low_precision_is_close_and_the_same_in_any_surroundings(surrounded: bool) -> None:
+    model, split = build(), byte_split(TEXTS)
+    exact = score(model, split, **HOW)
+    with torch.autocast("cpu", torch.bfloat16, enabled=surrounded):
+        rough = [score(model, split, **(HOW | {"batch_size": size}), precision="bf16").nats for size in (1, 64)]
+        assert score(model, split, **HOW) == exact
+    assert rough[0] == pytest.approx(exact.nats, rel=0.01) and rough[0] != exact.nats
+    assert rough[1] == pytest.approx(rough[0], rel=1e-3)

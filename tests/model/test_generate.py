@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from farthing.model.generate import draw, generate
+from farthing.errors import DivergedError
+from farthing.model.generate import draw, generate, generate_texts
 from farthing.model.gpt import GPT
-from farthing.recipe.model import Model
+from farthing.recipe.model import Attention, Model
 from model.combinations import MODELS, VOCABULARY, shaken, tokens
 
 SECTION = Model(n_layer=2, n_head=2, d_model=16, context_length=8, dropout=0.5)
@@ -49,7 +50,7 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it(gpt: GPT) -> None:
     assert list(generate(gpt, [3], tokens=30, seed=2, stop=stop)) == text[: text.index(stop)]
 
 
-def test_the_model_is_in_its_own_mode_between_tokens_and_afterwards(gpt: GPT) -> None:
+def test_the_model_stays_in_its_own_mode_and_dropout_is_off(gpt: GPT) -> None:
     quiet = list(generate(gpt, [3], tokens=6, seed=2))
     gpt.train()
     try:
@@ -61,6 +62,50 @@ def test_the_model_is_in_its_own_mode_between_tokens_and_afterwards(gpt: GPT) ->
     finally:
         gpt.eval()
     assert loud == quiet
+
+
+def test_autocast_around_it_changes_nothing(gpt: GPT) -> None:
+    plain = list(generate(gpt, [3], tokens=20, temperature=0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert list(generate(gpt, [3], tokens=20, temperature=0)) == plain
+
+
+def test_weights_that_change_meanwhile_do_not_change_the_text() -> None:
+    gpt = shaken(SECTION)
+    whole = list(generate(gpt, [3], tokens=12, seed=1))
+    writing = generate(gpt, [3], tokens=12, seed=1)
+    begun = [next(writing)]
+    with torch.no_grad():
+        for block in gpt.blocks:
+            block.mlp.up.weight.zero_()  # type: ignore[union-attr]
+    assert begun + list(writing) == whole
+
+
+def test_low_precision_follows_the_full_forward_closely(gpt: GPT) -> None:
+    text = tokens(1, 3)[0].tolist()
+    for token in generate(gpt, text, tokens=5, temperature=0, precision="bf16"):
+        logits = gpt(torch.tensor([text]))[0, -1].detach()
+        assert logits.max() - logits[token] < 0.05 * logits.abs().max()
+        text.append(token)
+
+
+@pytest.mark.parametrize("scope", ["window", "document"])
+def test_texts_written_together_are_those_written_alone(scope: str) -> None:
+    gpt = shaken(SECTION.model_copy(update={"attention": Attention(scope=scope)}))  # type: ignore[arg-type]
+    how: dict[str, Any] = {"tokens": 30, "stop": 4, "separator": 0, "top_k": 20}
+    together = generate_texts(gpt, [0, 3], seeds=range(12), **how)
+    assert together == [list(generate(gpt, [0, 3], seed=seed, **how)) for seed in range(12)]
+    assert len({len(text) for text in together}) > 2, "no text ended before another"
+    assert generate_texts(gpt, [0, 3], seeds=[5], **how) == [together[5]]
+    assert generate_texts(gpt, [0, 3], seeds=[], **how) == []
+
+
+def test_a_model_that_has_diverged_says_so() -> None:
+    gpt = shaken(SECTION)
+    with torch.no_grad():
+        gpt.embed.weight[1] = torch.nan
+    with pytest.raises(DivergedError, match="not numbers"):
+        list(generate(gpt, [1], tokens=3))
 
 
 def test_tokens_stream(gpt: GPT) -> None:
@@ -108,7 +153,7 @@ def test_draws_follow_the_distribution_that_is_left(cut: dict[str, Any], kept: l
     options = {"temperature": 1.0, "top_k": None, "top_p": None, **cut}
     counts = torch.zeros(4, dtype=torch.float64)
     for _ in range(3000):
-        counts[draw(probabilities.log(), generator, **options)] += 1
+        counts[draw(probabilities.log()[None], [generator], **options)] += 1
     expected = torch.zeros(4, dtype=torch.float64)
     expected[kept] = probabilities[kept] / probabilities[kept].sum()
     torch.testing.assert_close(counts / 3000, expected, rtol=0, atol=0.04)
@@ -118,8 +163,23 @@ def test_draws_follow_the_distribution_that_is_left(cut: dict[str, Any], kept: l
 def test_temperature_divides_the_logits() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([0.0, 2.0])
-    drawn = [draw(logits, generator, temperature=2.0, top_k=None, top_p=None) for _ in range(3000)]
+    drawn = [draw(logits[None], [generator], temperature=2.0, top_k=None, top_p=None)[0] for _ in range(3000)]
     assert sum(drawn) / 3000 == pytest.approx(float(torch.sigmoid(torch.tensor(1.0))), abs=0.04)
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.7}], ids=str)
+def test_a_rows_draw_does_not_depend_on_the_other_rows(cut: dict[str, Any]) -> None:
+    logits = torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
+    options = {"temperature": 0.7, "top_k": None, "top_p": None, **cut}
+    alone = [draw(row[None], [torch.Generator().manual_seed(seed)], **options)[0] for seed, row in enumerate(logits)]
+    assert draw(logits, [torch.Generator().manual_seed(seed) for seed in range(6)], **options) == alone
+
+
+def test_what_has_no_probability_is_never_drawn() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    generator = torch.Generator().manual_seed(0)
+    drawn = {draw(logits, [generator], temperature=1.0, top_k=None, top_p=None)[0] for _ in range(300)}
+    assert drawn == {1, 3}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from farthing.errors import ResourceError
+from farthing.model.gpt import GPT
+from farthing.model.inference import Inference
+from farthing.runtime.device import is_out_of_memory
+
 IGNORED = -100
 """Target of a position that does not count: padding, or context that an earlier window has scored."""
 
@@ -21,10 +26,86 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Number format of the forward pass; the loss itself is fp32 and its sum float64 always."""
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_LOGITS = {"cpu": 1 << 22}
-"""Logits that may exist at once (16 MiB in fp32, which caches like), where the model lets its head be called apart."""
+_LOGITS = {"cpu": 1 << 24}
+"""Logits that may exist at once (64 MiB in fp32), where the model lets its head be called apart."""
 _LOGITS_ELSEWHERE = 1 << 26
-_FIRST_CHUNK = 64
+_ROWS = {"cpu": 512}
+"""Positions whose logits exist at once: with more they fall out of the CPU's cache, with under 200 products are slow."""
+_FIRST_ROWS = 64
+
+
+class Reader:
+    """Reads rows of tokens with a model and tells what their targets cost, as many rows at a time as memory allows.
+
+    A GPT is read through Inference, from the weights it has when the reader is made; any other model is called.
+
+    Args:
+        model: model(tokens_BT, segments_BT or None) -> logits_BTV, causal, on `device`. If it has `hidden` and `head`,
+            few logits exist at a time.
+        device: where the model is.
+        precision: number format of the forward pass.
+        batch_size: rows in one forward pass; from the first one that does not fit, half as many.
+        separator: count the documents of a row by this token and tell the model (segments_BT: how many stand at or
+            before a position); None for models that attend to the whole row.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: torch.device | str,
+        precision: Precision,
+        batch_size: int,
+        separator: int | None,
+    ) -> None:
+        self.batch_size = batch_size
+        self._model, self._device, self._precision, self._separator = model, torch.device(device), precision, separator
+        self._forward: nn.Module | Inference = model
+        if isinstance(model, GPT):
+            # Inference lowers by itself; autocast would only get in its way.
+            self._precision = "fp32"
+            with measuring(model, device=device, precision=self._precision):
+                self._forward = Inference(model, precision=precision)
+
+    def nats(self, inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, fill: int = 0) -> np.ndarray:
+        """The cost of every target that is not IGNORED, in nats, row by row, as float64 of shape (N,).
+
+        Rows may differ in length; `fill` is put behind the short ones. The model is in scoring state meanwhile and in
+        its own again afterwards.
+
+        Raises:
+            ResourceError: not even one row fits into memory.
+        """
+        pieces, done = [], 0
+        while done < len(inputs):
+            some = slice(done, done + self.batch_size)
+            try:
+                # Entered anew for each pass, so that the caller never runs in scoring state between two.
+                with measuring(self._model, device=self._device, precision=self._precision):
+                    pieces.append(
+                        target_nats(
+                            self._forward,
+                            pad_rows(inputs[some], fill),
+                            pad_rows(targets[some], IGNORED),
+                            device=self._device,
+                            separator=self._separator,
+                        )
+                    )
+                done = some.stop
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Outside the handler, whose traceback would keep the activations alive.
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self.batch_size == 1:
+                raise ResourceError(
+                    f"scoring one window of {len(inputs[done])} tokens does not fit in memory: {reason}"
+                )
+            self.batch_size //= 2
+        return np.concatenate(pieces) if pieces else np.zeros(0)
 
 
 @contextmanager
@@ -71,7 +152,7 @@ def pad_rows(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
 
 
 def target_nats(
-    model: nn.Module,
+    model: nn.Module | Inference,
     inputs_BT: np.ndarray,
     targets_BT: np.ndarray,
     *,
@@ -89,18 +170,26 @@ def target_nats(
     segments_BT = None
     if separator is not None:
         segments_BT = torch.from_numpy(np.cumsum(inputs_BT == separator, axis=1, dtype=np.int64)).to(device)
-    where_BT = torch.from_numpy(wanted_BT).to(device)
     hidden, head = getattr(model, "hidden", None), getattr(model, "head", None)
     if not (callable(hidden) and callable(head)):
-        return _as_float64(_cross_entropy(model(tokens_BT, segments_BT)[where_BT], targets_N))
-    x_ND = hidden(tokens_BT, segments_BT)[where_BT]
-    most = _LOGITS.get(x_ND.device.type, _LOGITS_ELSEWHERE)
-    pieces, done, chunk = [targets_N.new_empty(0, dtype=torch.float32)], 0, _FIRST_CHUNK
+        assert isinstance(model, nn.Module), model
+        return _as_float64(_cross_entropy(_rows(model(tokens_BT, segments_BT), wanted_BT), targets_N))
+    x_ND = _rows(hidden(tokens_BT, segments_BT), wanted_BT)
+    kind = x_ND.device.type
+    most, most_rows = _LOGITS.get(kind, _LOGITS_ELSEWHERE), _ROWS.get(kind, len(x_ND))
+    pieces, done, chunk = [targets_N.new_empty(0, dtype=torch.float32)], 0, _FIRST_ROWS
     while done < len(x_ND):
         logits_NV = head(x_ND[done : done + chunk])
         pieces.append(_cross_entropy(logits_NV, targets_N[done : done + chunk]))
-        done, chunk = done + chunk, max(_FIRST_CHUNK, most // logits_NV.shape[-1])
+        done, chunk = done + chunk, max(_FIRST_ROWS, min(most_rows, most // logits_NV.shape[-1]))
     return _as_float64(torch.cat(pieces))
+
+
+def _rows(x_BTD: Tensor, wanted_BT: np.ndarray) -> Tensor:
+    """The wanted positions, [N, D]; without a copy where that is all of them."""
+    if wanted_BT.all():
+        return x_BTD.flatten(0, 1)
+    return x_BTD[torch.from_numpy(wanted_BT).to(x_BTD.device)]
 
 
 def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from farthing.data.split import TokenSplit
-from farthing.evals.forward import Precision, measuring, target_nats
+from farthing.evals.forward import Precision, Reader
 
 SEPARATOR_CHARACTERS = len("<eos>")
 """What the benchmark counts for each separator, whatever ours is called."""
@@ -64,11 +64,15 @@ def legacy_titles(
     assert batch_size >= 1 and train_batch_size >= 1, (batch_size, train_batch_size)
     nats, tokens = 0.0, 0
     rows = _rows(split.tokens_N, context_length=context_length, batch_size=train_batch_size)
+    reader = Reader(
+        model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        separator=split.separator if segments else None,
+    )
     while some := list(islice(rows, batch_size)):
-        inputs_BT, targets_BT = np.stack([x for x, _ in some]), np.stack([y for _, y in some])
-        separator = split.separator if segments else None
-        with measuring(model, device=device, precision=precision):
-            nats_N = target_nats(model, inputs_BT, targets_BT, device=device, separator=separator)
+        nats_N = reader.nats([inputs_T for inputs_T, _ in some], [targets_T for _, targets_T in some])
         nats, tokens = nats + float(nats_N.sum()), tokens + len(nats_N)
     assert tokens == legacy_tokens(len(split.tokens_N), context_length=context_length, batch_size=train_batch_size)
     characters = split.characters + SEPARATOR_CHARACTERS * split.documents

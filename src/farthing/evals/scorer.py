@@ -15,7 +15,7 @@ from torch import nn
 
 from farthing.data.split import TokenSplit
 from farthing.errors import UserError
-from farthing.evals.forward import IGNORED, Precision, measuring, pad_rows, target_nats
+from farthing.evals.forward import IGNORED, Precision, Reader
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,13 @@ def token_nats(
     if batch_size < 1:
         raise UserError(f"evaluate.batch_size={batch_size} must be at least 1")
     remaining = windows(len(tokens_N), context_length=context_length, stride=stride)
+    reader = Reader(
+        model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        separator=separator if segments else None,
+    )
     while batch := list(islice(remaining, batch_size)):
         inputs, targets = [], []
         for window in batch:
@@ -98,16 +105,7 @@ def token_nats(
             inputs.append(np.concatenate(([before], target_T[:-1])))
             target_T[: window.scored - window.start] = IGNORED
             targets.append(target_T)
-        # Entered anew for each batch, so that the caller never runs in scoring state between two pieces.
-        with measuring(model, device=device, precision=precision):
-            nats_N = target_nats(
-                model,
-                pad_rows(inputs, separator),
-                pad_rows(targets, IGNORED),
-                device=device,
-                separator=separator if segments else None,
-            )
-        yield nats_N
+        yield reader.nats(inputs, targets, fill=separator)
 
 
 def score(
@@ -132,7 +130,8 @@ def score(
         split: the text.
         context_length: positions the model sees together at most.
         stride: targets counted per window; below context_length each target has more context, at a higher cost.
-        batch_size: windows in one forward pass; changes the result by rounding alone (below 1e-6 of it).
+        batch_size: windows in one forward pass, fewer where memory runs out; changes the result by rounding alone
+            (below 1e-6 of it).
         device: where the model is.
         precision: fp32 is the one to publish.
         segments: tell the model where documents begin (attention within a document).
@@ -141,6 +140,7 @@ def score(
 
     Raises:
         UserError: an empty split, a stride outside 1..context_length, a batch_size below 1.
+        ResourceError: not even one window fits into memory.
     """
     total = len(split.tokens_N)
     if total == 0:

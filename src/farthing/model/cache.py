@@ -14,12 +14,12 @@ from farthing.recipe.model import Model
 class KeyValueCache:
     """Keys, values and document numbers of the positions so far, at most a context length of them.
 
-    Filled by GPT.forward(tokens, cache=cache), without gradients. It never drops anything: once it is full, clear() it
-    and run the model over the tokens to keep (generate.py does).
+    Filled by a forward pass with cache=cache, without gradients; the first one settles the batch. It never drops
+    anything: once it is full, clear() it and run the model over the tokens to keep (generate.py does).
     """
 
-    def __init__(self, section: Model, *, batch_size: int = 1) -> None:
-        self.section, self.batch_size = section, batch_size
+    def __init__(self, section: Model) -> None:
+        self.section = section
         self.length = 0
         self._stores: dict[int, tuple[Tensor, Tensor]] = {}
         self._segments_BL: Tensor | None = None
@@ -34,15 +34,15 @@ class KeyValueCache:
         The cache's length moves on only with advance(), once every layer has stored its share.
         """
         assert not torch.is_grad_enabled(), "a cache overwrites tensors in place; use it under torch.no_grad()"
+        batch, heads, new, width = keys_BHTK.shape
         if layer not in self._stores:
-            batch, heads, _, width = keys_BHTK.shape
             shape = (batch, heads, self.section.context_length, width)
             self._stores[layer] = (keys_BHTK.new_empty(shape), values_BHTK.new_empty(shape))
         keys, values = self._stores[layer]
-        end = self.length + keys_BHTK.shape[2]
-        keys[:, :, self.length : end] = keys_BHTK
-        values[:, :, self.length : end] = values_BHTK
-        return keys[:, :, :end], values[:, :, :end]
+        keys.narrow(2, self.length, new).copy_(keys_BHTK)
+        values.narrow(2, self.length, new).copy_(values_BHTK)
+        end = self.length + new
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def append_segments(self, segments_BT: Tensor) -> Tensor:
         """Store the document numbers of the new positions; return all of them so far, [B, S + T]."""
@@ -55,3 +55,15 @@ class KeyValueCache:
     def advance(self, positions: int) -> None:
         """Count the positions that every layer has now stored."""
         self.length += positions
+
+    @torch.inference_mode()
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch alone, in this order."""
+        self._stores = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._stores.items()}
+        if self._segments_BL is not None:
+            self._segments_BL = self._segments_BL[rows]
+
+
+def cache_bytes(section: Model) -> int:
+    """What a text's cache takes in fp32, in bytes."""
+    return 2 * 4 * section.n_layer * section.kv_heads * section.head_dim * section.context_length

@@ -1,59 +1,77 @@
 """Text from a model, one token at a time.
 
-Shapes: T time, V vocabulary.
+Shapes: B texts, T time, V vocabulary, C candidates of a draw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from farthing.errors import DivergedError
 from farthing.model.cache import KeyValueCache
 from farthing.model.gpt import GPT
+from farthing.model.inference import Inference, Precision
 
 
 class Continuation:
-    """A text being continued: what the model makes of the tokens so far, at the cost of the new ones only.
+    """Texts being continued in step: what the model makes of the tokens so far, at the cost of the new ones only.
 
     The window: the model sees the last context_length tokens at most. When a token comes that no longer fits, the
     window shrinks to its newest half, which the model reads again from position 0, and grows from there; so a token
     always costs one position, plus half a window once in half a window. The logits are those of a full forward pass
-    over `window`, whatever the position embedding.
+    over `windows`, whatever the position embedding.
 
     Args:
-        model: should be in evaluation mode.
+        model: its weights are taken as they are now; neither they nor its modes are touched.
+        texts: how many, all of one length always.
         separator: the token that opens a new document, for models that attend within a document only.
+        precision: of matrix products.
     """
 
-    def __init__(self, model: GPT, *, separator: int | None = None) -> None:
-        self.model = model
-        self.separator = separator if model.section.attention.scope == "document" else None
-        self.window: list[int] = []
+    def __init__(
+        self, model: GPT, *, texts: int = 1, separator: int | None = None, precision: Precision = "fp32"
+    ) -> None:
+        self.windows: list[list[int]] = [[] for _ in range(texts)]
+        self._model = Inference(model, precision=precision, layout="tokens")
+        self._separator = separator if model.section.attention.scope == "document" else None
         self._cache = KeyValueCache(model.section)
-        self._documents = 0
+        self._documents_B1: Tensor | int = 0
 
-    @torch.no_grad()
-    def extend(self, tokens: Sequence[int]) -> Tensor:
-        """Append at least one token; return the logits [V] of the next."""
-        assert tokens, "there is nothing to continue from"
-        limit = self.model.section.context_length
-        new = list(tokens)
-        if len(self.window) + len(new) > limit:
-            keep = min(limit, max(1, limit // 2, len(new)))
-            new = [*self.window, *new][-keep:]
-            self.window, self._documents = [], 0
+    def extend(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Append at least one token to each text, to all the same number; return the logits [B, V] of the next."""
+        new = [list(text) for text in texts]
+        assert new[0] and len({len(text) for text in new}) == 1, "there is nothing to continue from"
+        limit = self._model.section.context_length
+        if len(self.windows[0]) + len(new[0]) > limit:
+            keep = min(limit, max(1, limit // 2, len(new[0])))
+            new = [[*window, *text][-keep:] for window, text in zip(self.windows, new, strict=True)]
+            self.windows, self._documents_B1 = [[] for _ in new], 0
             self._cache.clear()
-        self.window += new
-        device = self.model.embed.weight.device
-        tokens_BT = torch.tensor([new], dtype=torch.int64, device=device)
+        for window, text in zip(self.windows, new, strict=True):
+            window += text
+        device = self._model.device
+        tokens_BT = torch.tensor(new, dtype=torch.int64, device=device)
         segments_BT = None
-        if self.separator is not None:
-            segments_BT = self._documents + (tokens_BT == self.separator).cumsum(1)
-            self._documents = int(segments_BT[0, -1])
-        x_BTD = self.model.hidden(tokens_BT, segments_BT, cache=self._cache)
-        return self.model.head(x_BTD[0, -1])
+        # Autocast around us would cast each operand of each product anew.
+        surrounded = torch.is_autocast_enabled(device.type)
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False) if surrounded else nullcontext():
+            if self._separator is not None:
+                segments_BT = self._documents_B1 + (tokens_BT == self._separator).cumsum(1)
+                self._documents_B1 = segments_BT[:, -1:]
+            x_BTD = self._model.hidden(tokens_BT, segments_BT, cache=self._cache)
+            return self._model.head(x_BTD[:, -1])
+
+    def keep(self, texts: Sequence[int]) -> None:
+        """Go on with these of the texts alone, in this order."""
+        self.windows = [self.windows[text] for text in texts]
+        rows = torch.tensor(texts, device=self._model.device)
+        self._cache.keep(rows)
+        if isinstance(self._documents_B1, Tensor):
+            self._documents_B1 = self._documents_B1[rows]
 
 
 def generate(
@@ -67,11 +85,13 @@ def generate(
     seed: int = 0,
     stop: int | None = None,
     separator: int | None = None,
+    precision: Precision = "fp32",
 ) -> Iterator[int]:
     """Continue a prompt, yielding each token as it is drawn.
 
-    The model is in evaluation mode while a token is computed and in its own mode whenever the caller is at work. The
-    same seed gives the same tokens on the same machine; torch's global random state is neither read nor changed.
+    The text is that of the model in evaluation mode with the weights it has when the first token is asked for; the
+    model itself is not touched. The same seed gives the same tokens on the same machine; torch's global random state
+    is neither read nor changed.
 
     Args:
         model: the model.
@@ -83,61 +103,122 @@ def generate(
         seed: of the draws.
         stop: a token that ends the text; it is not yielded.
         separator: the token that opens a new document, for models that attend within a document only.
+        precision: of matrix products.
 
     Raises:
         ValueError: an argument is out of range, or the prompt has no token or one outside the vocabulary.
+        DivergedError: while drawing: the model's probabilities are not numbers.
     """
     prompt = [int(token) for token in prompt]
     _check(model, prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p)
-    return _draws(
-        model, prompt, tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop, sep=separator
-    )
+    drawn = _draws(
+        model, prompt, tokens, [seed], temperature=temperature, top_k=top_k, top_p=top_p, stop=stop, sep=separator,
+        precision=precision,
+    )  # fmt: skip
+    return (token for tokens_of_texts in drawn for token in tokens_of_texts.values())
+
+
+def generate_texts(
+    model: GPT,
+    prompt: Sequence[int],
+    *,
+    tokens: int,
+    seeds: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: int | None = None,
+    separator: int | None = None,
+    precision: Precision = "fp32",
+) -> list[list[int]]:
+    """Continue a prompt once for each seed, all texts together, which takes little longer than one.
+
+    A text does not depend on the others but for rounding: matrix products of several rows may add up in another order
+    than those of one, so that `generate` with the same seed gives the same text unless a draw falls within rounding
+    of the border between two tokens. The same seeds give the same texts on the same machine.
+
+    Arguments and errors are those of `generate`.
+    """
+    prompt = [int(token) for token in prompt]
+    _check(model, prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+    texts: list[list[int]] = [[] for _ in seeds]
+    for drawn in _draws(
+        model, prompt, tokens, seeds, temperature=temperature, top_k=top_k, top_p=top_p, stop=stop, sep=separator,
+        precision=precision,
+    ):  # fmt: skip
+        for text, token in drawn.items():
+            texts[text].append(token)
+    return texts
 
 
 def _draws(
     model: GPT,
     prompt: list[int],
     tokens: int,
+    seeds: Sequence[int],
     *,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
-    seed: int,
     stop: int | None,
     sep: int | None,
-) -> Iterator[int]:
+    precision: Precision,
+) -> Iterator[dict[int, int]]:
+    """Yield each step's tokens, by the number of the text; a text that has met its stop is left out from there on."""
+    if not (tokens and seeds):
+        return
     # The draw is made on the CPU, so that a seed means the same whatever computed the logits.
-    generator = torch.Generator().manual_seed(seed)
-    continuation = Continuation(model, separator=sep)
-    new = prompt
+    generators = {text: torch.Generator().manual_seed(seed) for text, seed in enumerate(seeds)}
+    continuation = Continuation(model, texts=len(seeds), separator=sep, precision=precision)
+    new = [prompt] * len(seeds)
     for _ in range(tokens):
-        if training := model.training:
-            model.eval()
-        try:
-            logits_V = continuation.extend(new).cpu()
-        finally:
-            if training:
-                model.train()
-        token = draw(logits_V, generator, temperature=temperature, top_k=top_k, top_p=top_p)
-        if token == stop:
-            return
-        yield token
-        new = [token]
+        logits_BV = continuation.extend(new).cpu()
+        found = draw(logits_BV, list(generators.values()), temperature=temperature, top_k=top_k, top_p=top_p)
+        if stop in found:
+            going = [row for row, token in enumerate(found) if token != stop]
+            if not going:
+                return
+            continuation.keep(going)
+            numbers = list(generators)
+            generators = {numbers[row]: generators[numbers[row]] for row in going}
+            found = [found[row] for row in going]
+        yield dict(zip(generators, found, strict=True))
+        new = [[token] for token in found]
 
 
 def draw(
-    logits_V: Tensor, generator: torch.Generator, *, temperature: float, top_k: int | None, top_p: float | None
-) -> int:
-    """One token drawn from logits [V], after temperature, then top-k, then top-p."""
+    logits_BV: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> list[int]:
+    """One token for each row of logits [B, V], after temperature, then top-k, then top-p, with a generator each.
+
+    Raises:
+        DivergedError: a row's probabilities are not numbers.
+    """
     if temperature == 0:
-        return int(logits_V.argmax())
+        return [int(token) for token in logits_BV.argmax(1)]
+    order_BC = None
+    if top_k is not None:
+        logits_BV, order_BC = logits_BV.topk(min(top_k, logits_BV.shape[1]))
+    elif top_p is not None:
+        logits_BV, order_BC = logits_BV.sort(descending=True, stable=True)
     # In double precision and below zero, so that no temperature overflows.
-    descending = ((logits_V.double() - logits_V.max()) / temperature).sort(descending=True, stable=True)
-    probabilities_K = descending.values[:top_k].softmax(0)
+    probabilities_BC = ((logits_BV.double() - logits_BV.amax(1, keepdim=True)) / temperature).softmax(1)
+    reached_BC = probabilities_BC.cumsum(1)
     if top_p is not None:
         # The token that reaches top_p stays, so that there is always one.
-        probabilities_K = probabilities_K * (probabilities_K.cumsum(0) - probabilities_K < top_p)
-    return int(descending.indices[torch.multinomial(probabilities_K, 1, generator=generator)])
+        probabilities_BC *= reached_BC - probabilities_BC < top_p
+        reached_BC = probabilities_BC.cumsum(1)
+    # The first candidate with whom the sum exceeds a uniform share of the whole: one of probability 0 never is.
+    shares_B1 = torch.stack([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
+    found_B1 = torch.searchsorted(reached_BC, shares_B1 * reached_BC[:, -1:], right=True)
+    if int(found_B1.max()) == reached_BC.shape[1]:
+        raise DivergedError("the model's probabilities of the next token are not numbers: it has diverged")
+    return [int(token) for token in (found_B1 if order_BC is None else order_BC.gather(1, found_B1))]
 
 
 def _check(
