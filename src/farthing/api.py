@@ -278,7 +278,15 @@ class Run:
         recipe = _recipe(base, {path: value for path, value in changes.items() if value is not None})
         tokenizer = self.tokenizer
         model, _ = self._model(base, checkpoint, device)
-        return Writing(tokenizer, continue_text(model, tokenizer, recipe.sample, prompt=prompt, seed=recipe.seed))
+        ids = continue_text(
+            model,
+            tokenizer,
+            recipe.sample,
+            prompt=prompt,
+            seed=recipe.seed,
+            precision=self.plan.settings.precision,
+        )
+        return Writing(tokenizer, ids)
 
     @property
     def tokenizer(self) -> Tokenizer:

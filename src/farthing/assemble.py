@@ -229,6 +229,7 @@ class Samples:
 
     recipe: Recipe
     tokenizer: Tokenizer
+    precision: Format
 
     def due(self, moment: Moment) -> bool:
         """Only at the end."""
@@ -237,7 +238,8 @@ class Samples:
     def run(self, moment: Moment, model: nn.Module) -> list[Event]:
         """Write the recipe's samples."""
         assert isinstance(model, GPT)
-        written = write_samples(model, self.tokenizer, self.recipe.sample, seed=self.recipe.seed)
+        recipe = self.recipe
+        written = write_samples(model, self.tokenizer, recipe.sample, seed=recipe.seed, precision=self.precision)
         return [Sampled(step=moment.step, prompt=sample.prompt, text=sample.text) for sample in written]
 
 
@@ -264,7 +266,7 @@ def build_trainer(
     minutes, money = recipe.budget.minutes, recipe.budget.money
     actions: list[Action] = [
         Evaluation(recipe, text.validation, plan.evaluate_every, settings.precision, device),
-        Samples(recipe, text.tokenizer),
+        Samples(recipe, text.tokenizer, settings.precision),
     ]
     ema = recipe.train.ema
     return Trainer(

@@ -28,13 +28,13 @@ def gpt() -> GPT:
 def test_where_torch_lacks_the_products_it_uses_its_plain_ones(
     layout: str, precision: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_onednn", lambda: None)
+    monkeypatch.setattr(module, "_onednn", lambda dtype: None)
     model = MODELS[number]
     gpt, rows = shaken(model), tokens(2, model.context_length)
     inference = Inference(gpt, precision=precision, layout=layout)
     with torch.no_grad():
         exact = gpt(rows)
-    near = 1e-5 if precision == "fp32" else 0.05 * float(exact.abs().max())
+    near = 1e-5 if precision == "fp32" or layout == "tokens" else 0.05 * float(exact.abs().max())
     torch.testing.assert_close(inference.head(inference.hidden(rows)).float(), exact, rtol=0, atol=near)
 
 
@@ -57,15 +57,6 @@ def test_a_model_is_left_as_it_was_and_learns_as_before(gpt: GPT, layout: str, p
     for one, other in zip(gpt.parameters(), untouched.parameters(), strict=True):
         assert torch.equal(one, other) and one.grad is not None and other.grad is not None
         assert torch.equal(one.grad, other.grad)
-
-
-def test_packed_weights_are_those_of_the_moment(gpt: GPT) -> None:
-    rows = tokens(1, 8)
-    inference = Inference(gpt, layout="tokens")
-    before = inference.head(inference.hidden(rows))
-    with torch.no_grad():
-        gpt.blocks[0].mlp.up.weight.zero_()
-    assert torch.equal(inference.head(inference.hidden(rows)), before)
 
 
 def test_rows_come_out_the_same_in_any_company(gpt: GPT) -> None:

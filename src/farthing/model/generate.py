@@ -26,7 +26,7 @@ class Continuation:
     over `windows`, whatever the position embedding.
 
     Args:
-        model: its weights are taken as they are now; neither they nor its modes are touched.
+        model: neither its weights nor its modes are touched; the weights must not change meanwhile.
         texts: how many, all of one length always.
         separator: the token that opens a new document, for models that attend within a document only.
         precision: of matrix products.
@@ -89,9 +89,9 @@ def generate(
 ) -> Iterator[int]:
     """Continue a prompt, yielding each token as it is drawn.
 
-    The text is that of the model in evaluation mode with the weights it has when the first token is asked for; the
-    model itself is not touched. The same seed gives the same tokens on the same machine; torch's global random state
-    is neither read nor changed.
+    The text is that of the model in evaluation mode; the model is not touched, and its weights must not change while
+    the text is written. The same seed gives the same tokens on the same machine; torch's global random state is
+    neither read nor changed.
 
     Args:
         model: the model.

@@ -42,11 +42,12 @@ class Inference:
     activation inside the matrix product before it, and read weights in a layout of their own. tests/contracts holds
     it to the modules' function, whatever stands in the model's slots.
 
-    Weights that are not cast or packed are the model's own tensors, so use it before they change.
+    Weights that are not cast or packed are the model's own tensors: it is of no use once they have changed.
 
     Args:
         model: on any device; neither its modes nor its weights are touched.
-        precision: of matrix products and attention. The residual stream, norms and softmax are fp32 always.
+        precision: of matrix products and attention; the residual stream, norms and softmax are fp32 always. With
+            layout = "tokens", fp32 on a CPU that has no fast products of that kind.
         layout: windows: whole windows at once, from the model's own weights where precision allows; tokens: a few
             positions at a time, which is bound by the reading of weights, so they are packed once (a copy of them).
     """
@@ -54,7 +55,6 @@ class Inference:
     def __init__(self, model: GPT, *, precision: Precision = "fp32", layout: Layout = "windows") -> None:
         section, self._embed = model.section, model.embed.weight.detach()
         self.section = section
-        self.vocab_size = model.vocab_size
         make = _Maker(model, precision, layout)
         # A single query in bf16 takes torch's CPU kernel five times as long as in fp32.
         low_on_cpu = precision != "fp32" and self._embed.device.type == "cpu"
@@ -180,9 +180,13 @@ class _Maker:
     """Makes matrix products in one number format."""
 
     def __init__(self, model: GPT, precision: Precision, layout: Layout) -> None:
-        own = model.embed.weight.dtype
+        own, on_cpu = model.embed.weight.dtype, model.embed.weight.device.type == "cpu"
         self.packed = layout == "tokens"
-        self.dtype = dtype = _DTYPES.get(precision, own)
+        dtype = _DTYPES.get(precision, own)
+        self.product = _onednn(dtype) if on_cpu else None
+        if on_cpu and self.packed and self.product is None and dtype != own:
+            dtype, self.product = own, _onednn(own)
+        self.dtype = dtype
         self.lower: Function = _same if dtype == own else lambda x: x.to(dtype)
         """to the format of the products"""
 
@@ -190,8 +194,7 @@ class _Maker:
         """x to activation(x W^T + b); the activations are those of `_overwritten`, and of oneDNN."""
         weight = weight.detach().to(self.dtype)
         bias = None if bias is None else bias.detach().to(self.dtype)
-        product = _onednn() if weight.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16) else None
-        if product is None:
+        if (product := self.product) is None:
             return lambda x: _overwritten(F.linear(x, weight, bias), activation, algorithm)
         if self.packed:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
@@ -297,7 +300,7 @@ def _scaled(branch_BTD: Tensor, scale_D: nn.Parameter | None) -> Tensor:
 
 
 @cache
-def _onednn() -> Callable[..., Tensor] | None:
+def _onednn(dtype: torch.dtype) -> Callable[..., Tensor] | None:
     """torch's oneDNN linear layer: (x, weight, bias, activation, [], its algorithm); None where it does not work.
 
     On x86 F.linear multiplies fp32 by MKL, which on processors that Intel did not make leaves AVX-512 unused: 205
@@ -306,16 +309,15 @@ def _onednn() -> Callable[..., Tensor] | None:
     """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return None
+    if dtype not in (torch.float32, torch.bfloat16):
+        return None
+    x, weight = torch.ones(1, 2, dtype=dtype), torch.ones(3, 2, dtype=dtype)
     product: Any
     try:
         product = torch.ops.mkldnn._linear_pointwise.default
-        for dtype in (torch.float32, torch.bfloat16):
-            x, weight = torch.ones(1, 2, dtype=dtype), torch.ones(3, 2, dtype=dtype)
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
-            for one in (weight, packed):
-                if not torch.equal(product(x, one, None, "relu", [], ""), x.new_full((1, 3), 2)):
-                    return None
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
+        found = [product(x, one, None, "relu", [], "") for one in (weight, packed)]
     except (AttributeError, RuntimeError, TypeError):
-        return None  # torch's own interface, used by its compiler: another torch may lack it
-    found: Callable[..., Tensor] = product
-    return found
+        return None  # torch's own interface, used by its compiler: another torch, or an old processor, may lack it
+    works: Callable[..., Tensor] = product
+    return works if all(torch.equal(one, x.new_full((1, 3), 2)) for one in found) else None
