@@ -14,6 +14,7 @@ PYTHON ?=
 PIP_FLAGS ?=
 PYTEST_ARGS ?=
 ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS)
@@ -21,8 +22,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS)
 HERE := $(shell pwd -P | cksum | cut -d ' ' -f 1)
 RUN_READY := $(VENV)/.ready-$(HERE)-run
 DEV_READY := $(VENV)/.ready-$(HERE)-dev
+LITGPT_VENV := .venv-litgpt
+LITGPT_READY := $(LITGPT_VENV)/.ready-$(HERE)
 
-.PHONY: help train test check lint types architecture format docs wheel clean
+.PHONY: help train test check lint types architecture format docs wheel bench clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,8 +58,12 @@ docs: $(DEV_READY) ## write docs/recipe.md from the recipe's fields
 wheel: $(DEV_READY) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel
 
-clean: ## remove the environment and what tools have left; runs/ stays
-	rm -rf $(VENV) dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+bench: $(DEV_READY) ## every benchmark, then what was to be reached; BENCH_ARGS=--quick for the headline alone
+	@$(MAKE) $(LITGPT_READY) || echo "litgpt could not be installed; its rows are left out" >&2
+	$(BIN)/python benchmarks/everything.py $(BENCH_ARGS)
+
+clean: ## remove the environments and what tools have left; runs/ stays
+	rm -rf $(VENV) $(LITGPT_VENV) dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -85,3 +92,10 @@ $(DEV_READY): pyproject.toml | $(BIN)/python
 	@echo "Installing Farthing, its libraries and the tools of its tests (a first time takes some minutes)."
 	$(PIP) --editable '.[dev]'
 	@touch $(RUN_READY) $@
+
+# A rival of the benchmarks, whose requirements are not ours: the same torch, in an environment of its own.
+$(LITGPT_READY): | $(BIN)/python
+	$(BIN)/python -m venv --clear $(LITGPT_VENV)
+	version=$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])'); \
+	$(LITGPT_VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "torch==$$version" 'litgpt==0.5.13'
+	@touch $@

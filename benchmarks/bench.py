@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shapes import LARGEST_TRAINED, Shape, padded_tokenizer
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 _LOAD_AT_START = os.getloadavg()
@@ -55,18 +57,34 @@ def farthing(*words: str, env: Mapping[str, str] | None = None) -> tuple[float, 
     return seconds, json.loads(out.splitlines()[-1])
 
 
-def token_file(vocab_size: int, folder: Path) -> Path:
-    """The default recipe's training text under a BPE of `vocab_size`, as a file of token ids that any side can map."""
-    import numpy as np
-
+def read_text(overrides: Sequence[str]) -> Any:
+    """The default recipe's text with some overrides (farthing's Prepared), from the cache where it has been read before."""
     from farthing import assemble, config
     from farthing.recipe import Recipe
     from farthing.storage import cache_folder
 
-    recipe = config.load(Recipe, "default", [f"tokenizer.vocab_size={vocab_size}"])
-    text = assemble.read_text(recipe, directory=folder, cache=cache_folder(), report=lambda *_: None)
-    path = folder / f"tokens-{vocab_size}.npy"
-    np.save(path, np.asarray(text.train.tokens_N))
+    recipe = config.load(Recipe, "default", list(overrides))
+    return assemble.read_text(recipe, directory=Path.cwd(), cache=cache_folder(), report=lambda *_: None)
+
+
+def prepare_tokenizer(shape: Shape) -> None:
+    """Make the tokenizer that a shape's recipe names, where that is a file: a trained one and unused tokens."""
+    path = padded_tokenizer(shape.vocab_size)
+    if shape.vocab_size <= LARGEST_TRAINED or path.is_file():
+        return
+    table = json.loads(read_text([f"tokenizer.vocab_size={LARGEST_TRAINED}"]).tokenizer.to_json())
+    vocabulary = table["model"]["vocab"]
+    vocabulary |= {f"<|unused-{number}|>": number for number in range(LARGEST_TRAINED, shape.vocab_size)}
+    path.write_text(json.dumps(table), "utf-8")
+
+
+def token_file(shape: Shape, folder: Path) -> Path:
+    """The default recipe's training text as a shape's recipe tokenises it, as a file that any side can map."""
+    import numpy as np
+
+    prepare_tokenizer(shape)
+    path = folder / "tokens.npy"
+    np.save(path, np.asarray(read_text(shape.recipe()).train.tokens_N))
     return path
 
 

@@ -1,9 +1,22 @@
-"""The shapes that are measured, and how each library is asked for them. Imports nothing, so that every side can read it."""
+"""The shapes that are measured, and how each library is asked for them.
+
+Only the standard library, so that every side can read it, whatever its environment.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+LARGEST_TRAINED = 32_768
+"""The standard library's sources are too little text for a larger BPE; beyond it a vocabulary has unused tokens."""
+
+
+def padded_tokenizer(vocab_size: int) -> Path:
+    """Where bench.prepare_tokenizer puts a tokenizer of LARGEST_TRAINED tokens with unused ones up to `vocab_size`."""
+    return Path(tempfile.gettempdir()) / f"farthing-bench-tokenizer-{vocab_size}.json"
 
 
 @dataclass(frozen=True)
@@ -39,13 +52,17 @@ class Shape:
 
     def recipe(self) -> list[str]:
         """Overrides of a Farthing recipe: the shape and the text, none of the choices within it."""
+        if self.vocab_size <= LARGEST_TRAINED:
+            tokenizer = [f"tokenizer.vocab_size={self.vocab_size}"]
+        else:
+            tokenizer = ["tokenizer.kind=file", f"tokenizer.path={padded_tokenizer(self.vocab_size)}"]
         return [
             f"model.n_layer={self.n_layer}",
             f"model.n_head={self.n_head}",
             f"model.d_model={self.d_model}",
             f"model.context_length={self.context}",
-            f"tokenizer.vocab_size={self.vocab_size}",
             f"train.batch_size={self.batch}",
+            *tokenizer,
         ]
 
     def gpt2(self) -> dict[str, Any]:

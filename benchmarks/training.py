@@ -7,7 +7,7 @@
 Each side is a process of its own; they take turns of some seconds, round by round, while the others wait. A ratio is
 taken within a round; the median of the rounds is given, with the least and the most. Every step has 2,048 tokens of
 the same text. Peak memory is the process's own (VmHWM), imports and all; what a side held before it had a model is
-kept apart. litgpt has an environment of its own: `make .venv-litgpt`.
+kept apart. litgpt has an environment of its own, .venv-litgpt, which `make bench` makes.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def measure(
     shape: Shape, names: list[str], folder: Path, *, rounds: int, seconds: float, minutes: float, threads: int
 ) -> dict[str, Any]:
     """One shape: every side's speed, the ratios, and memory."""
-    tokens = bench.token_file(shape.vocab_size, folder)
+    tokens = bench.token_file(shape, folder)
     with turns.sides(starts(shape, tokens, names, minutes=minutes, threads=threads)) as there:
         taken = turns.take_turns(there, rounds=rounds, seconds=seconds)
         working = next(iter(there))

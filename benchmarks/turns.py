@@ -15,11 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import bench
 import psutil
+
+QUIT_SECONDS = 20.0
 
 
 class SideFailed(Exception):
@@ -62,9 +64,14 @@ class Side:
                 env={**os.environ, **(env or {})},
             )
         except OSError as error:
+            self._errors.close()
             raise SideFailed(f"{name}: {python}: {error.strerror}") from None
         start = time.monotonic()
-        self.facts = self._read()
+        try:
+            self.facts = self._read()
+        except SideFailed:
+            self.kill()
+            raise
         self.start_seconds = time.monotonic() - start
 
     def go(self, units: int) -> float:
@@ -78,6 +85,9 @@ class Side:
     def quit(self) -> int:
         """End it; returns the most bytes of memory it has held."""
         peak = int(self._ask("quit")["peak_bytes"])
+        # It may have processes of its own to end (a compiler's).
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(QUIT_SECONDS)
         self.kill()
         return peak
 
@@ -85,10 +95,10 @@ class Side:
         """End it, whatever it is doing."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
             assert pipe is not None
-            pipe.close()
-        self._errors.close()
+            with suppress(BrokenPipeError):
+                pipe.close()
 
     def cpu_seconds(self) -> float:
         """Processor seconds that it has used, of all its threads together."""
@@ -97,11 +107,9 @@ class Side:
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it is gone; reading says why
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is gone; reading says why
         return self._read()
 
     def _read(self) -> dict[str, Any]:

@@ -71,26 +71,34 @@ def products(shape: Shape, dtype: torch.dtype) -> dict[str, dict[str, Product]]:
     return found
 
 
-def fastest(layouts: dict[str, Product], *, rounds: int = 4) -> tuple[str, float]:
+def nothing() -> None:
+    """What a device needs to be done with its work where calls return when it is."""
+
+
+def fastest(layouts: dict[str, Product], settle: Callable[[], object], *, rounds: int = 4) -> tuple[str, float]:
     """The layout with the shortest time of some, in turn, and that time in seconds."""
     best = dict.fromkeys(layouts, float("inf"))
     for _ in range(rounds):
         for name, work in layouts.items():
+            settle()
             start = time.perf_counter()
             work()
+            settle()
             best[name] = min(best[name], time.perf_counter() - start)
     name = min(best, key=lambda layout: best[layout])
     return name, best[name]
 
 
-def choose(shape: Shape, dtype: torch.dtype) -> tuple[dict[str, Product], dict[str, Any]]:
+def choose(
+    shape: Shape, dtype: torch.dtype, settle: Callable[[], object] = nothing
+) -> tuple[dict[str, Product], dict[str, Any]]:
     """Each product in its fastest layout; and by kind of product (summed over layers) the layout and seconds."""
     every = products(shape, dtype)
     layout_of, table = {}, {}
     for name, layouts in every.items():
         layer, kind = name.split(" ", 1)
         if kind not in layout_of:
-            layout_of[kind], seconds = fastest(layouts)
+            layout_of[kind], seconds = fastest(layouts, settle)
             layers = 1 if layer == "-" else shape.n_layer
             table[kind] = {"layout": layout_of[kind], "seconds": seconds * layers}
     return {name: layouts[layout_of[name.split(" ", 1)[1]]] for name, layouts in every.items()}, table
@@ -101,8 +109,11 @@ def main() -> None:
     """Compute the products when it is our turn."""
     wanted = asked()
     shape, dtype = Shape(**wanted["shape"]), DTYPES[wanted["precision"]]
-    chosen, table = choose(shape, dtype)
-    turnstile = Turnstile({"products": table, "peak_bytes_before": peak_memory()})
+    device = wanted.get("device", "cpu")
+    settle = torch.cuda.synchronize if device == "cuda" else nothing
+    with torch.device(device):
+        chosen, table = choose(shape, dtype, settle)
+    turnstile = Turnstile({"products": table, "peak_bytes_before": peak_memory()}, settle=settle)
     while turnstile.next():
         for product in chosen.values():
             product()

@@ -1,4 +1,4 @@
-"""Worker: litgpt's own pretraining (litgpt.pretrain.setup), in an environment of its own (make .venv-litgpt).
+"""Worker: litgpt's own pretraining (litgpt.pretrain.setup), in an environment of its own (.venv-litgpt; make bench makes it).
 
 Everything is litgpt's: model, Fabric, torch.compile (it always compiles), AdamW, its loop with its logging of every
 step. The shape is given as a Config: sequential GPT blocks with biases, layer norm, exact GELU and a tied head; litgpt

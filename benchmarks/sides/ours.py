@@ -15,6 +15,7 @@ from farthing.data.batches import Batches
 from farthing.data.prepare import Prepared
 from farthing.planning import Plan
 from farthing.recipe import Recipe
+from farthing.runtime.device import peak_memory_bytes
 from farthing.runtime.probes import synchronize
 from farthing.storage import cache_folder
 from farthing.training.step import Stepper
@@ -47,6 +48,7 @@ def facts(built: Built) -> dict[str, Any]:
     return {
         "parameters": built.plan.parameters,
         "flops_per_token": built.plan.flops_per_token,
+        "matmul_flops": built.plan.peak_flops,
         "settings": asdict(built.plan.settings),
         "planned_peak_bytes": built.plan.memory_bytes,
     }
@@ -59,7 +61,8 @@ def main() -> None:
     built = build(wanted["overrides"], minutes=wanted["minutes"], device=wanted.get("device", "cpu"))
     found = facts(built) | {"build_seconds": time.perf_counter() - start, "peak_bytes_before": peak_memory()}
     kind = built.stepper.device.type
-    turnstile, number = Turnstile(found, settle=lambda: synchronize(kind)), itertools.count()
+    device_peak = {"device_peak_bytes": lambda: peak_memory_bytes(kind)}
+    turnstile, number = Turnstile(found, device_peak, settle=lambda: synchronize(kind)), itertools.count()
     while turnstile.next():
         built.stepper.take(built.batches.batch(next(number)))
 

@@ -75,7 +75,8 @@ def main() -> None:
     arguments = TrainingArguments(**common_arguments(shape, wanted), **given)
     facts = {"parameters": model.num_parameters(), "optimizer": str(arguments.optim), "peak_bytes_before": before}
     on_gpu = not arguments.use_cpu
-    turns = Turns(Turnstile(facts, settle=torch.cuda.synchronize if on_gpu else lambda: None))
+    device_peak = {"device_peak_bytes": torch.cuda.max_memory_allocated}
+    turns = Turns(Turnstile(facts, device_peak, settle=torch.cuda.synchronize if on_gpu else lambda: None))
     Trainer(model, arguments, train_dataset=Windows(wanted["tokens"], shape.context), callbacks=[turns]).train()
 
 
