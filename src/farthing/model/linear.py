@@ -48,6 +48,16 @@ class LowWeight:
             self._of = (weight, weight._version)
         return copy
 
+    def update(self, weight: Tensor) -> None:
+        """Bring the copy up to date before anything asks for it; nothing where there is none yet."""
+        if self._copy is not None:
+            self.of(weight)
+
+    @property
+    def place(self) -> int:
+        """Where the copy is in memory; 0 where there is none."""
+        return 0 if self._copy is None else self._copy.data_ptr()
+
 
 class Linear(nn.Linear):
     """y = x W^T + b, with W [out, in].

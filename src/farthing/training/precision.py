@@ -21,6 +21,11 @@ class Precision:
         self._device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=True) if name == "fp16" else None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products are computed in."""
+        return _DTYPES.get(self.name, torch.float32)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which a forward pass runs."""
         if self.name == "fp32":

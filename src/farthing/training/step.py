@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from farthing.data.batches import Batch
+from farthing.model import documents
 from farthing.model.gpt import GPT
 from farthing.optim.optimizer_set import OptimizerSet
 from farthing.optim.sharpness import perturbed
@@ -21,6 +23,7 @@ from farthing.runtime.device import is_out_of_memory
 from farthing.training.head_objective import head_objective
 from farthing.training.objective import Loss, objective
 from farthing.training.precision import Precision
+from farthing.training.recorded import Recorder, obstacle
 
 CLIP_EPS = 1e-6
 """what torch adds to the norm that it clips by"""
@@ -73,6 +76,8 @@ class Stepper:
         micro_batch: windows of one forward pass.
         gradient_clip: bound on the gradient's norm, or None.
         stop_asked: looked at between micro-batches.
+        graphs: whether to replay passes as CUDA graphs where that can be done; see recorded.py.
+        tell: takes what a person should know of a faster way that does not work here: a short name, and a line.
         unseen: whether the whole step is queued before the host reads any of its numbers; None takes what suits the
             device. The same step either way, but a GPU that is waited for in the middle of it idles. (Sharpness waits
             for the norm of its perturbation, and OptimizerSet.step names the optimizers that must be waited for.)
@@ -92,6 +97,8 @@ class Stepper:
         micro_batch: int,
         gradient_clip: float | None,
         stop_asked: Callable[[], bool] = lambda: False,
+        graphs: bool = False,
+        tell: Callable[[str, str], None] = lambda code, message: None,
         unseen: bool | None = None,
     ) -> None:
         self.model = model
@@ -108,6 +115,21 @@ class Stepper:
         self._unseen = device.type == "cuda" if unseen is None else unseen
         self._updating = False
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._recorder: Recorder | None = None
+        if graphs and obstacle(model.section, section, sharpness, precision.name, device) is None:
+            self._recorder = Recorder(
+                lambda inputs_BT, targets_BT, tokens: self._pass(inputs_BT, targets_BT, None, tokens),
+                model,
+                autocast=precision.autocast,
+                tell=partial(tell, "graph_fallback"),
+            )
+        if model.attention_path == "sdpa" and documents.suits(model.section, device):
+            why = documents.trouble(device, precision.dtype)
+            model.blockwise = why is None
+            if why is not None:
+                tell(
+                    "attention_fallback", f"FlexAttention does not work here ({why}); documents are kept apart by masks"
+                )
 
     def take(self, batch: Batch) -> Taken:
         """Update the weights on one batch; an update with a gradient that is not finite is left out.
@@ -169,14 +191,23 @@ class Stepper:
     def _accumulate(self, batch: Batch) -> Tensor:
         """Gradients of the whole batch, micro-batch by micro-batch; returns its cross-entropy, summed, in nats."""
         total = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        recording = None if self._recorder is None else self._recorder.open(batch, self.micro_batch, self._to_device)
         for part in batch.split(self.micro_batch):
             inputs_BT, targets_BT, segments_BT = self._to_device(part)
-            loss = self._loss(inputs_BT, targets_BT, segments_BT, batch.tokens)
-            self.precision.scale(loss.total).backward()
-            total += loss.nats.to(total)
+            if recording is not None and part.windows == self.micro_batch:
+                nats = recording.replay(inputs_BT, targets_BT)
+            else:
+                nats = self._pass(inputs_BT, targets_BT, segments_BT, batch.tokens)
+            total += nats.to(total)
             if self._stop_asked() and part.windows < batch.windows:
                 raise Abandoned
         return total
+
+    def _pass(self, inputs_BT: Tensor, targets_BT: Tensor, segments_BT: Tensor | None, tokens: int) -> Tensor:
+        """Forward and backward of one micro-batch; returns its cross-entropy, summed, in nats."""
+        loss = self._loss(inputs_BT, targets_BT, segments_BT, tokens)
+        self.precision.scale(loss.total).backward()
+        return loss.nats
 
     def _loss(self, inputs_BT: Tensor, targets_BT: Tensor, segments_BT: Tensor | None, tokens: int) -> Loss:
         model, section = self.model, self._section
