@@ -6,12 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from farthing import session
 from farthing.errors import CheckpointError, Preempted, UserError
 from farthing.events import read_events
+from farthing.model import linear
+from farthing.planning import remembered, trial
 from farthing.rundir import RunDir
-from farthing.storage import read_json
+from farthing.runtime import hardware
+from farthing.storage import read_json, write_json
 from training.story import events, final_state, last_checkpoint, new_run, recipe, resume, signal_at, tell, tensors_of
 
 SHAPE = [
@@ -146,3 +150,106 @@ def test_a_name_that_is_taken_is_refused(story: Path) -> None:
     with pytest.raises(UserError, match="exists"):
         new_run(run.path, recipe(["budget.steps=1"]))
     assert run.events.read_bytes() == before
+
+
+# --- what auto chooses, and what start-up costs
+
+OPEN = ["train.precision=auto", "train.micro_batch=auto", "train.threads=auto", "train.compile=off"]
+
+
+def a_trial_for_every_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(trial, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "SHARE", 1000.0)
+    monkeypatch.setattr(trial, "MOST_SECONDS", 0.5)
+    # Other work on this machine must not decide what is tested here.
+    monkeypatch.setattr(hardware, "ran_and_waited", lambda: (0.0, 0.0))
+    monkeypatch.setattr(remembered, "folder", lambda: tmp_path / "choices")
+
+
+def test_two_runs_that_leave_everything_to_auto_are_equal(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_trial_for_every_run(monkeypatch, story)
+    made = recipe(OPEN)
+    first = new_run(story / "runs" / "first", made)
+    plan = session.read_plan(first)
+    assert plan.trial is not None and not plan.trial.remembered
+    assert [one for one in plan.trial.tried if (one.precision, one.attention) == ("fp32", "sdpa") and one.runs]
+    [taken] = [one for one in plan.trial.tried if one.taken]
+    assert (taken.precision, taken.micro_batch) == (plan.settings.precision, plan.settings.micro_batch)
+    second = new_run(story / "runs" / "second", made)
+    again = session.read_plan(second)
+    assert again.trial is not None and again.trial.remembered and again.settings == plan.settings
+    assert final_state(second) == final_state(first)
+    assert events(first, "ready")[0]["trial"] == plan.trial.seconds > 0
+    assert events(second, "ready")[0]["trial"] == 0
+
+
+def test_a_stop_changes_nothing_of_what_auto_chose(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_trial_for_every_run(monkeypatch, story)
+    made = recipe(OPEN)
+    whole = final_state(new_run(story / "runs" / "whole", made))
+    run = RunDir(story / "runs" / "cut")
+    with pytest.raises(Preempted):
+        new_run(run.path, made, signal_at(4))
+    # Neither the memory of earlier choices nor another trial has a say from here on.
+    shutil.rmtree(story / "choices")
+    monkeypatch.setattr(trial, "search", None)
+    resume(run)
+    assert final_state(run) == whole
+
+
+def test_a_wrong_kernel_is_found_before_the_first_step(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = new_run(story / "runs" / "plain", recipe(["train.precision=fp32", "train.attention=sdpa"]))
+    genuine = linear.Linear.forward
+
+    def forward(self: linear.Linear, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = genuine(self, x)
+        return y * 1.1 if torch.is_autocast_enabled("cpu") else y
+
+    monkeypatch.setattr(linear.Linear, "forward", forward)
+    run = RunDir(story / "runs" / "fallen")
+    made = recipe(["train.precision=bf16", "train.attention=sdpa"])
+    with pytest.raises(Preempted):
+        new_run(run.path, made, signal_at(4))
+    [notice] = [event for event in events(run, "notice") if event["code"] != "data_warning"]
+    assert notice["code"] == "parity_fallback"
+    assert "bf16" in notice["message"] and "going on with fp32" in notice["message"]
+    plan = session.read_plan(run)
+    assert plan.settings.precision == "fp32" and plan.fallbacks[0].message == notice["message"]
+    resume(run)
+    assert tensors_of(last_checkpoint(run)) == tensors_of(last_checkpoint(plain)), "plain fp32 from the first step on"
+
+
+def test_a_run_of_an_earlier_version_can_be_resumed(story: Path) -> None:
+    made = recipe(["train.precision=bf16"])
+    whole = final_state(new_run(story / "runs" / "whole", made))
+    run = RunDir(story / "runs" / "cut")
+    with pytest.raises(Preempted):
+        new_run(run.path, made, signal_at(4))
+    table = read_json(run.plan)
+    for name in ("trial", "parity", "fallbacks"):
+        del table[name]
+    del table["settings"]["weight_gradient"]
+    write_json(run.plan, table)
+    run.recipe.write_text(run.recipe.read_text("utf-8").replace('weight_gradient = "auto"\n', ""), "utf-8")
+    resume(run)
+    assert final_state(run) == whole
+
+
+def test_start_up_is_told_apart_and_adds_up_over_sittings(story: Path) -> None:
+    run = RunDir(story / "runs" / "twice")
+    with pytest.raises(Preempted):
+        new_run(run.path, recipe(), signal_at(4))
+    resume(run)
+    ready = events(run, "ready")
+    assert len(ready) == 2
+    result = read_json(run.result)
+    stages = ("text", "plan", "trial", "build", "compile")
+    for one in ready:
+        assert 0 < sum(one[stage] for stage in stages) <= one["seconds"] + 0.01
+    for name in ("seconds", *stages):
+        assert result["startup"][name] == pytest.approx(sum(one[name] for one in ready), abs=0.002)
+    assert result["startup"]["first_step"] == pytest.approx(events(run, "step")[0]["spent"]["seconds"], abs=0.001)
+    assert result["startup"]["seconds"] + result["spent"]["seconds"] < result["wall_seconds"]
+    kinds = [event["kind"] for event in read_events(run.events) if event["kind"] != "notice"]
+    assert kinds[:3] == ["started", "ready", "step"]
+    assert kinds[kinds.index("resumed") :][:3] == ["resumed", "ready", "step"]

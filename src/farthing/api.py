@@ -151,10 +151,11 @@ def plan(
             text = assemble.read_text(resolved, directory=Path.cwd(), cache=cache_folder(), report=reading)
         except UserError as error:
             missing = str(error)
-    try:
-        made = assemble.plan_run(resolved, machine, text, disk_free=session.disk_free(Path(runs)))
-    except UserError as error:
-        raise UserError(missing or str(error)) from None
+        try:
+            free = session.disk_free(Path(runs))
+            made = assemble.plan_run(resolved, machine, text, disk_free=free, report=reading)
+        except UserError as error:
+            raise UserError(missing or str(error)) from None
     return Planned(resolved, made, missing)
 
 
@@ -400,6 +401,7 @@ def _watcher(reading: Reading, quiet: bool) -> session.Watcher:
             parameters=plan.parameters,
             seconds=plan.seconds,
             price_per_hour=recipe.budget.price_per_hour,
+            settings=plan.told(),
         )
         return Following(outlook, recipe=config.fingerprint(recipe), quiet=quiet)
 

@@ -23,14 +23,26 @@ from farthing.errors import UserError, need
 from farthing.evals.references import references
 from farthing.evals.samples import write_samples
 from farthing.evals.yardstick import evaluate
-from farthing.events import Emit, Evaluated, Event, EventLog, Notice, Sampled
+from farthing.events import Emit, Evaluated, Event, EventLog, Sampled
 from farthing.model.gpt import GPT, build_model
 from farthing.optim.build import build_optimizer
-from farthing.planning import Counts, Plan, Settings, Timing, estimate, make_plan, settle
+from farthing.planning import (
+    Choice,
+    Counts,
+    Plan,
+    Settings,
+    Timing,
+    checked,
+    choose,
+    estimate,
+    limitations,
+    make_plan,
+    settle,
+)
 from farthing.recipe import Recipe
 from farthing.recipe.data import Bpe, ByteTokenizer, Gpt2Tokenizer, Unigram
 from farthing.rundir import RunDir
-from farthing.runtime.device import Machine
+from farthing.runtime.device import Machine, forget_peak_memory
 from farthing.runtime.seed import numeric_fingerprint
 from farthing.sinks.mirror import Mirror
 from farthing.sinks.tensorboard import TensorBoard
@@ -38,6 +50,8 @@ from farthing.sinks.wandb import Wandb
 from farthing.training import calibrate
 from farthing.training.actions import Action, Moment, at_cadence
 from farthing.training.averaging import Averaged
+from farthing.training.bench import Bench
+from farthing.training.compiled import compile_hidden, warm_up
 from farthing.training.feeding import fed
 from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
@@ -84,30 +98,53 @@ def counts_without_text(recipe: Recipe) -> Counts:
     raise UserError(f"tokenizer.path={recipe.tokenizer.path}: its vocabulary is known only when the text can be read")
 
 
-def plan_run(recipe: Recipe, machine: Machine, text: Prepared | None, *, disk_free: int, measure: bool = True) -> Plan:
-    """The plan of a recipe on this machine; timed on real steps where there is text and `measure` is on."""
+def plan_run(
+    recipe: Recipe,
+    machine: Machine,
+    text: Prepared | None,
+    *,
+    disk_free: int,
+    measure: bool = True,
+    report: Report = lambda stage, done, total: None,
+) -> Plan:
+    """The plan of a recipe on this machine; where there is text and `measure` is on, chosen and timed on real steps."""
     counts = counts_without_text(recipe) if text is None else counts_of(text)
     settings = settle(recipe, machine, counts)
     timing = estimate(recipe, machine, counts, settings)
     warnings = [] if text is None else [message for _, message in text.warnings]
-    draft = make_plan(recipe, machine, counts, settings, timing, disk_free=disk_free, warnings=warnings)
+    draft = make_plan(recipe, machine, counts, Choice(settings), timing, disk_free=disk_free, warnings=warnings)
     if text is not None and measure and not draft.refusals:
-        timing = _measured(recipe, machine, settings, text, timing)
-        draft = make_plan(recipe, machine, counts, settings, timing, disk_free=disk_free, warnings=warnings)
+        report("trying settings", 0, 0)
+        choice, timing = _measured(recipe, machine, counts, settings, text, timing)
+        draft = make_plan(recipe, machine, counts, choice, timing, disk_free=disk_free, warnings=warnings)
     repeated = many_epochs(draft.epochs) if draft.epochs is not None else None
     return draft if repeated is None else replace(draft, warnings=[*draft.warnings, repeated[1]])
 
 
-def _measured(recipe: Recipe, machine: Machine, settings: Settings, text: Prepared, guess: Timing) -> Timing:
-    if guess.seconds_per_step / settings.accumulation > 20:
-        return guess
-    budget = recipe.budget
-    counts_on_it = budget.minutes is not None or budget.money is not None
-    stepper = build_stepper(recipe, settings, text.tokenizer.vocab_size, machine.torch_device)
-    seconds = CALIBRATION_SECONDS_WHEN_IT_COUNTS if counts_on_it else CALIBRATION_SECONDS
-    measured = calibrate.measure(stepper, build_batches(recipe, text.train), seconds=seconds)
-    how = f"measured on {measured.samples} {'steps' if settings.accumulation == 1 else 'micro-batches'}"
-    return Timing(measured.seconds_per_step, how, measured=True)
+def _measured(
+    recipe: Recipe, machine: Machine, counts: Counts, start: Settings, text: Prepared, guess: Timing
+) -> tuple[Choice, Timing]:
+    """The settings that real steps speak for, and how long a step takes with them."""
+
+    def build(settings: Settings, like: Stepper | None) -> Stepper:
+        return build_stepper(recipe, settings, counts.vocab_size, machine.torch_device, like=like)
+
+    batches = build_batches(recipe, text.train)
+    with Bench(build, batches) as bench:
+        choice = choose(recipe, machine, counts, start, bench, guess=guess.seconds_per_step)
+        choice = checked(recipe, machine, counts, choice, bench.compare)
+        settings = choice.settings
+        torch.set_num_threads(settings.threads)
+        timing = guess if settings == start else estimate(recipe, machine, counts, settings)
+        if timing.seconds_per_step / settings.accumulation <= 20:
+            counts_on_it = recipe.budget.minutes is not None or recipe.budget.money is not None
+            seconds = CALIBRATION_SECONDS_WHEN_IT_COUNTS if counts_on_it else CALIBRATION_SECONDS
+            measured = calibrate.measure(bench.stepper(settings), batches, seconds=seconds)
+            how = f"measured on {measured.samples} {'steps' if settings.accumulation == 1 else 'micro-batches'}"
+            timing = Timing(measured.seconds_per_step, how, measured=True)
+    forget_peak_memory(machine.device)
+    lacking = limitations(recipe, machine, counts, settings, timing.seconds_per_step)
+    return replace(choice, fallbacks=[*choice.fallbacks, *lacking]), timing
 
 
 def build_batches(recipe: Recipe, train: TokenSplit) -> Batches:
@@ -129,20 +166,22 @@ def build_stepper(
     device: torch.device,
     *,
     stop_asked: Callable[[], bool] = lambda: False,
+    like: Stepper | None = None,
 ) -> Stepper:
-    """Model, optimizer and objective, fresh from the recipe's seed, on a device."""
-    model = build_model(
-        recipe.model,
-        vocab_size,
-        seed=recipe.seed,
-        attention=settings.attention,
-        weight_gradient=settings.weight_gradient,
-    ).to(device)
-    hidden: Any = torch.compile(model.hidden, dynamic=False) if settings.compile else model.hidden
-    return Stepper(
+    """Model, optimizer and objective on a device: fresh from the recipe's seed, or with the parameters of another."""
+    ways: Any = {"attention": settings.attention, "weight_gradient": settings.weight_gradient}
+    if like is None:
+        model = build_model(recipe.model, vocab_size, seed=recipe.seed, **ways).to(device)
+        optimizer = build_optimizer(recipe.optimizer, model.named_parameters(), model.roles())
+    else:
+        with torch.device("meta"):
+            model = GPT(recipe.model, vocab_size, **ways)
+        model.load_state_dict(like.model.state_dict(keep_vars=True), assign=True)
+        optimizer = like.optimizer
+    stepper = Stepper(
         model=model,
-        hidden=hidden,
-        optimizer=build_optimizer(recipe.optimizer, model.named_parameters(), model.roles()),
+        hidden=model.hidden,
+        optimizer=optimizer,
         section=recipe.objective,
         sharpness=recipe.optimizer.sharpness,
         precision=Precision(settings.precision, device),
@@ -152,6 +191,9 @@ def build_stepper(
         gradient_clip=recipe.train.gradient_clip,
         stop_asked=stop_asked,
     )
+    if settings.compile:
+        compile_hidden(stepper)
+    return stepper
 
 
 def receipt(recipe: Recipe, machine: Machine, text: Prepared, *, directory: Path) -> dict[str, Any]:
@@ -261,8 +303,6 @@ def build_trainer(
     stepper = build_stepper(
         recipe, settings, text.tokenizer.vocab_size, device, stop_asked=lambda: interruption.signal is not None
     )
-    if settings.compile:
-        stepper.hidden = _compiled_or_not(stepper, build_batches(recipe, text.train), log.emit)
     minutes, money = recipe.budget.minutes, recipe.budget.money
     actions: list[Action] = [
         Evaluation(recipe, text.validation, plan.evaluate_every, settings.precision, device),
@@ -300,19 +340,9 @@ def build_trainer(
     )
 
 
-def _compiled_or_not(stepper: Stepper, batches: Batches, emit: Emit) -> Any:
-    """The compiled model if a forward pass of it works here, else the plain one and a notice."""
-    batch = batches.batch(0).rows(0, stepper.micro_batch)
-    try:
-        with torch.no_grad():
-            segments = None if batch.segments_BT is None else torch.from_numpy(batch.segments_BT).to(stepper.device)
-            stepper.hidden(torch.from_numpy(batch.inputs_BT).to(stepper.device), segments)
-    except Exception as error:
-        # Whatever the compiler trips over, training without it is the same training.
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        emit(Notice(code="compile_fallback", message=f"torch.compile failed ({reason}); going on without it"))
-        return stepper.model.hidden
-    return stepper.hidden
+def compile_ahead(trainer: Trainer, plan: Plan, emit: Emit) -> float:
+    """Compile what the steps of a run will call, before its clock starts; returns the seconds that this took."""
+    return warm_up(trainer.stepper, trainer.batches.batch(0), emit) if plan.settings.compile else 0.0
 
 
 def check_mirrors(recipe: Recipe) -> None:

@@ -58,6 +58,25 @@ class Resumed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ready(Event):
+    """A sitting's start-up is over: its first step comes next. All in seconds."""
+
+    kind: ClassVar[str] = "ready"
+    seconds: float
+    """the whole start-up of this sitting; what follows are parts of it"""
+    text: float
+    """reading, tokenising, opening what is cached"""
+    plan: float
+    """probing the machine and timing steps; on resume, reading the plan"""
+    trial: float
+    """trying settings on real steps; 0 where none were tried in this sitting"""
+    build: float
+    """model, optimizer, and what a checkpoint holds of them"""
+    compile: float
+    """torch.compile, and checking what it made"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step(Event):
     """One optimizer step."""
 
@@ -121,7 +140,7 @@ class Notice(Event):
 
     kind: ClassVar[str] = "notice"
     code: str
-    """short, stable name: compile_fallback, out_of_memory, replanned, rolled_back, data_warning, ... (docs/events.md)"""
+    """short, stable name: compile_fallback, out_of_memory, replanned, rolled_back, ... (docs/events.md)"""
     message: str
     step: int | None = None
     details: dict[str, Any] = field(default_factory=dict)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,20 @@ from farthing import assemble, config
 from farthing.data.prepare import Prepared
 from farthing.data.store import Report
 from farthing.errors import CheckpointError, DataError, FarthingError, ResourceError, UserError
-from farthing.events import Emit, EventLog, Finished, Notice, Resumed, Sampled, Started, Stopped, read_events
-from farthing.planning import Plan, Settings
+from farthing.events import (
+    Emit,
+    EventLog,
+    Finished,
+    Notice,
+    Ready,
+    Resumed,
+    Sampled,
+    Started,
+    Step,
+    Stopped,
+    read_events,
+)
+from farthing.planning import Plan
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir
 from farthing.runtime.device import Machine, configure, this_machine
@@ -26,7 +37,7 @@ from farthing.storage import cache_folder, read_json, write_json, write_text
 from farthing.training import checkpoint as checkpoints
 from farthing.training.interruption import Interruption
 from farthing.training.loop import Trainer
-from farthing.training.meter import Meter
+from farthing.training.meter import Meter, StartUp
 
 RESULT_VERSION = 1
 
@@ -57,14 +68,18 @@ def new_run(
     Raises:
         FarthingError: see errors.py; with UserError nothing has been written.
     """
-    start = time.monotonic()
+    startup = StartUp()
     watcher = watcher or Watcher()
     check_writable(path.parent)
     assemble.check_mirrors(recipe)
     machine = prepare_machine(recipe, device)
     directory = Path.cwd()
-    text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=watcher.reading)
-    plan = assemble.plan_run(recipe, machine, text, disk_free=disk_free(path))
+    with startup.stage("text"):
+        text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=watcher.reading)
+    with startup.stage("plan"):
+        plan = assemble.plan_run(recipe, machine, text, disk_free=disk_free(path), report=watcher.reading)
+    if plan.trial is not None and not plan.trial.remembered:
+        startup.part("trial", plan.trial.seconds, of="plan")
     if plan.refusals:
         raise UserError(f"the plan is refused: {'; '.join(plan.refusals)}")
     run = RunDir.create(
@@ -76,9 +91,9 @@ def new_run(
     )
     with run.locked():
         log = EventLog(run.events)
-        meter = Meter(already=time.monotonic() - start, price_per_hour=recipe.budget.price_per_hour)
+        meter = Meter(already=startup.seconds, price_per_hour=recipe.budget.price_per_hour)
         log.emit(_started(run, recipe, plan))
-        return _sit(run, recipe, plan, text, machine, log, meter, deadline, watcher, snapshot=None)
+        return _sit(run, recipe, plan, text, machine, log, meter, startup, deadline, watcher, snapshot=None)
 
 
 def resume(
@@ -93,18 +108,20 @@ def resume(
         CheckpointError: checkpoints exist and none is valid.
         FarthingError: as for a new run.
     """
-    start = time.monotonic()
+    startup = StartUp()
     watcher = watcher or Watcher()
     with run.locked():
         if run.result.is_file():
             return dict(read_json(run.result))
         run.sweep()
         recipe = config.load(Recipe, str(run.recipe))
-        plan, receipt = read_plan(run), read_receipt(run)
+        with startup.stage("plan"):
+            plan, receipt = read_plan(run), read_receipt(run)
         machine = prepare_machine(recipe, device, threads=plan.settings.threads)
         if config.fingerprint(recipe) != receipt["recipe"]:
             raise UserError(f"{run.recipe}: has been changed since the run began; put it back, or start a new run")
-        text = _same_text(run, recipe, receipt, watcher.reading)
+        with startup.stage("text"):
+            text = _same_text(run, recipe, receipt, watcher.reading)
         damages: list[str] = []
         snapshot = checkpoints.load_newest(run, assemble.identity(recipe, text), damages.append)
         log = EventLog(run.events)
@@ -122,10 +139,10 @@ def resume(
         meter = Meter(
             seconds=earlier,
             wall_seconds=wall_earlier,
-            already=time.monotonic() - start,
+            already=startup.seconds,
             price_per_hour=recipe.budget.price_per_hour,
         )
-        return _sit(run, recipe, plan, text, machine, log, meter, deadline, watcher, snapshot=found)
+        return _sit(run, recipe, plan, text, machine, log, meter, startup, deadline, watcher, snapshot=found)
 
 
 def _started(run: RunDir, recipe: Recipe, plan: Plan) -> Started:
@@ -140,6 +157,7 @@ def _sit(
     machine: Machine,
     log: EventLog,
     meter: Meter,
+    startup: StartUp,
     deadline: float | None,
     watcher: Watcher,
     *,
@@ -158,11 +176,15 @@ def _sit(
         if snapshot is None:
             for warning in plan.warnings:
                 log.emit(Notice(code="data_warning", message=warning))
-        trainer = assemble.build_trainer(
-            run, recipe, plan, text, machine, log=log, meter=meter, interruption=interruption
-        )
+            for fallback in plan.fallbacks:
+                log.emit(fallback)
+        with startup.stage("build"):
+            trainer = assemble.build_trainer(
+                run, recipe, plan, text, machine, log=log, meter=meter, interruption=interruption
+            )
+            if snapshot is not None:
+                trainer.restore(snapshot)
         if snapshot is not None:
-            trainer.restore(snapshot)
             differences = compare_fingerprints(snapshot.state["numeric"], trainer.course.numeric)
             step = trainer.state.step
             log.emit(
@@ -173,6 +195,9 @@ def _sit(
                     why_inexact="; ".join(differences),
                 )
             )
+        with startup.stage("compile"):
+            assemble.compile_ahead(trainer, plan, log.emit)
+        log.emit(startup.ready())
         try:
             trainer.train()
         except FarthingError:
@@ -187,7 +212,8 @@ def _conclude(
     run: RunDir, recipe: Recipe, plan: Plan, text: Prepared, log: EventLog, trainer: Trainer
 ) -> dict[str, Any]:
     state = trainer.state
-    samples = _last_samples(run)
+    told = list(read_events(run.events))
+    samples = _last_samples(told)
     compared = assemble.compare_with(text, text.validation) if recipe.evaluate.references else None
     spent = {**state.spent.as_dict(), "money": trainer.meter.money}
     wall = trainer.meter.wall_seconds
@@ -201,6 +227,7 @@ def _conclude(
         else {"step": state.best_step, "bits_per_byte": state.best_bits_per_byte},
         "references": compared,
         "spent": spent,
+        "startup": _startup(told),
         "wall_seconds": wall,
         "parameters": plan.parameters,
         "samples": [{"prompt": prompt, "text": written} for prompt, written in samples],
@@ -224,11 +251,20 @@ def _conclude(
     return result
 
 
-def _last_samples(run: RunDir) -> list[tuple[str, str]]:
+def _last_samples(told: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The samples of the last sitting's end, from the events: they may have been written before a crash."""
-    found = [event for event in read_events(run.events) if event["kind"] == Sampled.kind]
+    found = [event for event in told if event["kind"] == Sampled.kind]
     last = max((event["step"] for event in found), default=None)
     return [(event["prompt"], event["text"]) for event in found if event["step"] == last]
+
+
+def _startup(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of start-up over all sittings, stage by stage, and of the first step, which is part of training."""
+    found = [event for event in told if event["kind"] == Ready.kind]
+    names = [field.name for field in fields(Ready)]
+    total = {name: round(sum(event[name] for event in found), 3) for name in names}
+    first = next((event["spent"]["seconds"] for event in told if event["kind"] == Step.kind), 0.0)
+    return {**total, "first_step": round(first, 3)}
 
 
 def _same_text(run: RunDir, recipe: Recipe, receipt: Mapping[str, Any], report: Report) -> Prepared:
@@ -264,10 +300,8 @@ def read_plan(run: RunDir) -> Plan:
         CheckpointError: plan.json is missing or damaged.
     """
     try:
-        table = read_json(run.plan)
-        settings = Settings(**table.pop("settings"))
-        return Plan(settings=settings, **table)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return Plan.of(read_json(run.plan))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{run.plan}: cannot be read: {error}") from None
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing import config
-from farthing.planning import Counts, Plan, Timing, estimate, make_plan, settle
+from farthing.planning import Choice, Counts, Plan, Timing, estimate, make_plan, settle
 from farthing.planning.settings import parameters_by_role
 from farthing.recipe import Recipe
 from farthing.runtime.device import Machine, this_machine
@@ -29,7 +29,7 @@ def plan_of(machine: Machine, *overrides: str, name: str = "default", counts: Co
     recipe = config.load(Recipe, name, ["budget.minutes=none", *overrides] if name == "default" else list(overrides))
     settings = settle(recipe, machine, counts)
     timing = Timing(changes.get("seconds_per_step", 1.0), "given", measured=True)
-    return make_plan(recipe, machine, counts, settings, timing, disk_free=changes.get("disk_free", 10**12))
+    return make_plan(recipe, machine, counts, Choice(settings), timing, disk_free=changes.get("disk_free", 10**12))
 
 
 def test_each_kind_of_budget_becomes_steps(machine: Machine) -> None:

@@ -124,6 +124,23 @@ def test_this_machine_is_consistent() -> None:
     assert hardware.cpu_name()
 
 
+def test_waiting_for_a_core_is_added_up_over_threads(tmp_path: Path) -> None:
+    files = {"7/schedstat": "2500000000 500000000 12", "8/schedstat": "1000000000 0 3", "9/comm": "no schedstat"}
+    tree(tmp_path, files)
+    assert hardware.ran_and_waited(tasks=tmp_path) == (3.5, 0.5)
+    assert hardware.ran_and_waited(tasks=tmp_path / "nowhere") == (0.0, 0.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux to count anew")
+def test_the_peak_can_be_counted_anew() -> None:
+    block = bytearray(256 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    before = hardware.peak_memory()
+    del block
+    hardware.release_freed_memory()
+    assert hardware.peak_memory() < before - 64 * 2**20
+
+
 def test_peak_memory_remembers_what_has_been_freed() -> None:
     size = 256 * 2**20
     target = hardware.memory_now() + size

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farthing.events import Checkpointed, Evaluated, Event, Finished, Notice, Resumed, Sampled, Started, Step, Stopped
+from farthing.events import (
+    Checkpointed,
+    Evaluated,
+    Event,
+    Finished,
+    Notice,
+    Ready,
+    Resumed,
+    Sampled,
+    Started,
+    Step,
+    Stopped,
+)
 from farthing.sinks.console import Outlook
 
 HOSTILE = "run[red]\x1b]52;c;ZXZpbA==\x07\x9b31m\rname"
@@ -36,6 +48,7 @@ def one_of_each() -> list[Event]:
     return [
         Started(run=HOSTILE, recipe="ab12", parameters=2_560_128, steps=STEPS),
         Resumed(step=3, checkpoint="step-00000003", exact=False, why_inexact="threads was 2, is 4"),
+        Ready(seconds=60.0, text=1.0, plan=4.0, trial=5.0, build=0.5, compile=41.3),
         step(1),
         step(2, loss=None),
         evaluation(2, 2.5),

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farthing.events import Event
+from farthing.events import Event, Ready
 from farthing.sinks.console import Console, Outlook, Style, in_notebook
 from sinks.events import OUTLOOK, PLAY, STEPS, evaluation, one_of_each, short_run, step
 
@@ -135,6 +136,21 @@ def test_every_event_is_shown_safely(style: Style, encoding: str, verbose: bool)
     for event in one_of_each():
         shown = without_codes(played([event], style=style, encoding=encoding, verbose=verbose))
         assert not re.search(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]", shown.replace("\r", "")), event
+
+
+def test_the_settings_and_what_they_rest_on_stand_below_the_opening() -> None:
+    stream = io.StringIO()
+    told = "bf16, explicit attention, eager, micro-batch 16 on 2 threads: 3.6 times plain fp32 (measured in 6 s)"
+    with Console(replace(OUTLOOK, settings=told), stream=stream, style="plain") as console:
+        console(one_of_each()[0])
+    opening, settings = stream.getvalue().splitlines()
+    assert "40 steps" in opening and settings == told
+    assert len(played(one_of_each()[:1]).splitlines()) == 1, "nothing is said where nothing is known"
+
+
+def test_compiling_is_told_where_there_was_any() -> None:
+    assert "compiled in 41 s" in played(one_of_each())
+    assert "compiled" not in played([Ready(seconds=1.0, text=1.0, plan=0.0, trial=0.0, build=0.0, compile=0.0)])
 
 
 def test_verbose_adds_checkpoints_and_samples() -> None:

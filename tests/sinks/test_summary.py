@@ -54,6 +54,16 @@ def test_everything_is_told(encoding: str) -> None:
     assert not re.search(r" $", text, re.MULTILINE), "no spaces at the ends of lines"
 
 
+def test_start_up_is_told_with_what_was_long_in_it() -> None:
+    stages = {"seconds": 60.4, "text": 1.0, "plan": 4.0, "trial": 5.2, "build": 0.4, "compile": 49.8, "first_step": 0.3}
+    assert re.search(
+        r"start-up  1 min 00 s, of which trial 5\.2 s, compile 50 s$", shown(replace(FULL, startup=stages)), re.M
+    )
+    quick = {**stages, "seconds": 2.1, "trial": 0.0, "compile": 0.0}
+    assert re.search(r"start-up  2\.1 s$", shown(replace(FULL, startup=quick)), re.M)
+    assert "start-up" not in shown(FULL), "a run of an earlier version"
+
+
 def test_the_score_comes_first_and_stands_among_the_references() -> None:
     text = shown(FULL)
     order = [

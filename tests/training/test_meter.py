@@ -1,4 +1,4 @@
-"""Training time and wall time are kept apart, and neither starts again in a new sitting (M26)."""
+"""Training time, wall time and start-up are kept apart, and none starts again in a new sitting (M26)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farthing.training.meter import Meter
+from farthing.training.meter import Meter, StartUp
 
 
 class Clock:
@@ -40,3 +40,31 @@ def test_time_of_a_step_that_failed_was_spent_too() -> None:
         raise KeyError
     assert meter.seconds == 3
     assert meter.money == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["text", "plan", "build", "compile", ""]), st.integers(0, 1000)), max_size=20)
+)
+def test_start_up_is_told_stage_by_stage(spans: list[tuple[str, int]]) -> None:
+    clock = Clock()
+    startup = StartUp(clock)
+    for name, seconds in spans:
+        if name:
+            with startup.stage(name):
+                clock.now += seconds
+        else:
+            clock.now += seconds
+    ready = startup.ready()
+    assert ready.seconds == sum(seconds for _, seconds in spans)
+    for name in ("text", "plan", "build", "compile"):
+        assert getattr(ready, name) == sum(seconds for stage, seconds in spans if stage == name)
+    assert ready.trial == 0
+
+
+def test_a_trial_is_told_apart_from_the_plan_that_it_is_part_of() -> None:
+    clock = Clock()
+    startup = StartUp(clock)
+    with startup.stage("plan"):
+        clock.now += 7
+    startup.part("trial", 5, of="plan")
+    assert (startup.ready().plan, startup.ready().trial, startup.ready().seconds) == (2, 5, 7)

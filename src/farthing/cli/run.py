@@ -9,7 +9,7 @@ import typer
 from farthing.cli.options import RUNS, Deadline, Device, Json, Quiet, RunName, Runs, Words, add, say_json, split_words
 from farthing.errors import UserError
 
-_RESULT = ("run", "status", "validation", "best", "references", "spent", "wall_seconds", "parameters")
+_RESULT = ("run", "status", "validation", "best", "references", "spent", "startup", "wall_seconds", "parameters")
 
 
 def register(app: typer.Typer) -> None:
@@ -124,7 +124,7 @@ def _checked(words: list[str] | None) -> tuple[str, list[str]]:
 def _conclude(done: Any, *, quiet: bool, as_json: bool) -> None:
     result = done.result
     if as_json:
-        say_json({key: result[key] for key in _RESULT})
+        say_json({key: result[key] for key in _RESULT if key in result})
     elif not quiet:
         from farthing.cli import tables
 

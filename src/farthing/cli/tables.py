@@ -14,6 +14,7 @@ from rich.text import Text
 from farthing.api import Planned, Scored
 from farthing.cli.listing import print_columns as print_columns
 from farthing.cli.listing import write
+from farthing.planning.trial import Tried
 from farthing.sinks.legible import duration, legible, memory, money, quantity
 from farthing.sinks.summary import Summary
 from farthing.sinks.summary import show as show_summary
@@ -62,8 +63,17 @@ def print_plan(name: str, planned: Planned) -> None:
         ("micro-batch", f"{settings.micro_batch} sequences, {rows} a step ({why['micro_batch']})"),
     ]
     print_rows("chosen for this machine", chosen)
+    if plan.trial is not None:
+        print_rows(f"tried: {plan.trial.told()}", [_tried(one) for one in plan.trial.tried])
     print_rows("what it takes", _cost_rows(planned))
-    _print_notes(plan.warnings)
+    _print_notes([*plan.warnings, *(fallback.message for fallback in plan.fallbacks)])
+
+
+def _tried(one: Tried) -> Row:
+    kind = "compiled" if one.compile else "eager"
+    name = f"{one.precision}, {one.attention}, {one.weight_gradient}, {kind}, {one.micro_batch} on {one.threads}"
+    speed = "" if one.tokens_per_second is None else f"{quantity(one.tokens_per_second)} tokens/s; "
+    return name, f"{speed}{one.verdict}{' (taken)' if one.taken else ''}"
 
 
 def _cost_rows(planned: Planned) -> list[Row]:
@@ -100,6 +110,7 @@ def print_result(result: Mapping[str, Any]) -> None:
             spent=result["spent"],
             parameters=result["parameters"],
             wall_seconds=result["wall_seconds"],
+            startup=result.get("startup") or {},
             references=_scale(result.get("references")),
             sample=samples[0]["prompt"] + samples[0]["text"] if samples else "",
             next_commands=_next_commands(result, run, samples[0]["prompt"] if samples else ""),

@@ -1,5 +1,9 @@
-"""The price before it is paid (price.py), and what suits this machine (settings.py)."""
+"""The price before it is paid (price.py), and what suits this machine (settings.py, trial.py, choose.py)."""
 
+from farthing.planning.choose import Choice as Choice
+from farthing.planning.choose import checked as checked
+from farthing.planning.choose import choose as choose
+from farthing.planning.choose import limitations as limitations
 from farthing.planning.price import Plan as Plan
 from farthing.planning.price import make_plan as make_plan
 from farthing.planning.settings import Counts as Counts

@@ -6,12 +6,15 @@ Derived numbers live here and never go back into the recipe.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from farthing.budget import Rates, steps_for_limits
+from farthing.events import Notice
 from farthing.model import cost
 from farthing.optim.memory import state_bytes
+from farthing.planning.choose import Choice
 from farthing.planning.settings import (
     START_SECONDS,
     Counts,
@@ -24,6 +27,7 @@ from farthing.planning.settings import (
     parameters_by_role,
     rates_of,
 )
+from farthing.planning.trial import Trial
 from farthing.recipe import Recipe
 from farthing.runtime.device import Machine, matmul_rate
 
@@ -67,6 +71,31 @@ class Plan:
     fits: bool
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    trial: Trial | None = None
+    """what the settings rest on; None where nothing was tried"""
+    parity: dict[str, Any] | None = None
+    """how far loss and gradients are from those of plain fp32, and how far they may be; None where they are just that"""
+    fallbacks: list[Notice] = field(default_factory=list)
+    """what had to be given up on this machine; the events tell it too"""
+
+    def told(self) -> str:
+        """The settings in one line, and what they rest on."""
+        return self.settings.told() + ("" if self.trial is None else f": {self.trial.told()}")
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Plan:
+        """The plan that `as_dict` described, now or in an earlier version.
+
+        Raises:
+            TypeError, KeyError, AttributeError: it is not of that form.
+        """
+        trial = table.get("trial")
+        made = {
+            "settings": Settings(**table["settings"]),
+            "trial": None if trial is None else Trial.of(trial),
+            "fallbacks": [Notice(**one) for one in table.get("fallbacks", [])],
+        }
+        return cls(**{**table, **made})
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; what plan.json holds."""
@@ -77,7 +106,7 @@ def make_plan(
     recipe: Recipe,
     machine: Machine,
     counts: Counts,
-    settings: Settings,
+    choice: Choice,
     timing: Timing,
     *,
     disk_free: int,
@@ -89,13 +118,12 @@ def make_plan(
         recipe: what was asked.
         machine: where it will run.
         counts: the text in tokens.
-        settings: from `settle`.
+        choice: the settings, and what they rest on.
         timing: measured, or from `estimate`.
         disk_free: bytes free where the run folder goes.
         warnings: what the text's preflight had to say.
     """
-    table = cost.parameter_table(recipe.model, counts.vocab_size)
-    parameters = sum(table.values())
+    settings, table = choice.settings, cost.parameter_table(recipe.model, counts.vocab_size)
     terms = memory_terms(
         recipe, counts.vocab_size, settings.micro_batch, settings.precision, settings.attention, machine
     )
@@ -108,7 +136,7 @@ def make_plan(
         money = (plan.seconds + (plan.evaluation_seconds or 0) + START_SECONDS) / 3600 * price
     available = available_memory(recipe, machine)
     result = Plan(
-        parameters=parameters,
+        parameters=sum(table.values()),
         parameters_by_part=table,
         vocab_size=counts.vocab_size,
         steps=plan.steps,
@@ -137,6 +165,9 @@ def make_plan(
         log_every=plan.log_every,
         fits=sum(terms.values()) <= available,
         warnings=list(warnings or []),
+        trial=choice.trial,
+        parity=choice.parity,
+        fallbacks=choice.fallbacks,
     )
     result.warnings.extend(_too_little_money(recipe, result))
     result.refusals.extend(_refusals(recipe, result, disk_free))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from farthing.budget import Rates, steps_for_limits
@@ -46,9 +46,12 @@ class Counts:
     validation_tokens: int | None
 
 
+_IN_WORDS = {"sdpa": "fused attention", "math": "explicit attention"}
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What was chosen for the machine, and why."""
+    """What was chosen for the machine, and why. Equal ones compute the same in the same way."""
 
     device: str
     threads: int
@@ -57,9 +60,19 @@ class Settings:
     compile: bool
     micro_batch: int
     accumulation: int
-    why: dict[str, str]
+    why: dict[str, str] = field(compare=False)
     weight_gradient: Layout = "strided"
     """of runs whose plan.json does not tell, too"""
+
+    def told(self) -> str:
+        """The same in one line."""
+        parts = [self.precision, _IN_WORDS[self.attention]]
+        if self.weight_gradient == "copied":
+            parts.append("weight gradients from copies")
+        parts.append("compiled" if self.compile else "eager")
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        where = threads if self.device == "cpu" else self.device
+        return f"{', '.join(parts)}, micro-batch {self.micro_batch} on {where}"
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,7 @@ def settle(recipe: Recipe, machine: Machine, counts: Counts) -> Settings:
     threads = choose_threads(recipe.train.threads)
     micro, why_micro = _micro_batch(recipe, machine, counts, precision.value, attention.value)
     guess = _expected_step_seconds(recipe, machine, counts, precision.value)
-    rates = rates_of(recipe, counts, guess)
-    shortest = None if rates is None else fewest(steps_for_limits(recipe.budget, rates))
-    predicted = None if shortest is None else guess * shortest[1]
-    compiled = choose_compile(recipe.train.compile, machine, predicted_seconds=predicted)
+    compiled = choose_compile(recipe.train.compile, machine, predicted_seconds=predicted_seconds(recipe, counts, guess))
     return Settings(
         device=machine.device,
         threads=threads.value,
@@ -109,6 +119,13 @@ def estimate(recipe: Recipe, machine: Machine, counts: Counts, settings: Setting
     rate = matmul_rate(settings.precision, machine.device)
     how = f"estimated: {EXPECTED_UTILISATION:.0%} of the measured matrix-product rate ({rate / 1e9:,.0f} GFLOP/s)"
     return Timing(_expected_step_seconds(recipe, machine, counts, settings.precision), how, measured=False)
+
+
+def predicted_seconds(recipe: Recipe, counts: Counts, seconds_per_step: float) -> float | None:
+    """Training seconds of the whole run if a step takes so long; None where the number of steps is not known."""
+    rates = rates_of(recipe, counts, seconds_per_step)
+    shortest = None if rates is None else fewest(steps_for_limits(recipe.budget, rates))
+    return None if shortest is None else seconds_per_step * shortest[1]
 
 
 def _expected_step_seconds(recipe: Recipe, machine: Machine, counts: Counts, precision: Format) -> float:
@@ -184,6 +201,25 @@ def memory_terms(
         device=machine.device,
         accumulate=micro_batch < recipe.train.batch_size,
         r_drop=recipe.objective.r_drop > 0,
+    )
+
+
+def fits(recipe: Recipe, machine: Machine, counts: Counts, settings: Settings) -> bool:
+    """Whether a training step with these settings fits in the memory to be had."""
+    terms = memory_terms(
+        recipe, counts.vocab_size, settings.micro_batch, settings.precision, settings.attention, machine
+    )
+    return sum(terms.values()) <= available_memory(recipe, machine)
+
+
+def refitted(recipe: Recipe, machine: Machine, counts: Counts, settings: Settings) -> Settings:
+    """The same with the micro-batch that auto gives to this precision and attention path."""
+    micro, why = _micro_batch(recipe, machine, counts, settings.precision, settings.attention)
+    return replace(
+        settings,
+        micro_batch=micro,
+        accumulation=-(-recipe.train.batch_size // micro),
+        why={**settings.why, "micro_batch": why},
     )
 
 

@@ -18,7 +18,7 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=1, le=10_000_000)] = 32
     """sequences per optimizer step, over all micro-batches and devices"""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """sequences in one forward pass; auto: the largest that fits, without changing the mathematics"""
+    """sequences in one forward pass; auto: the largest that fits, or fewer where that is measured to be faster; the mathematics stays the same"""
     order: Literal["sequential", "shuffled", "random_offset", "one_batch"] = "shuffled"
     """windows in the text's order; in a new order each epoch; the same with a new starting offset each epoch; or the first batch for ever (a debugging aid: the loss must go to zero)"""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
@@ -26,7 +26,7 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """number format of the forward and backward passes; weights and optimizer stay fp32; auto: the fastest that this machine does well"""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto: where it pays within the budget"""
+    """torch.compile; auto: where it is measured to pay within the budget"""
     attention: Literal["auto", "sdpa", "math"] = "auto"
     """how attention is computed: torch's fused kernel or explicit matrix products; the same function either way"""
     weight_gradient: Annotated[Literal["auto", "strided", "copied"], NEWER] = "auto"
@@ -40,7 +40,7 @@ class Train(Section):
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0
     """the loss has run away when the mean of the last 20 steps exceeds this many times the lowest such mean so far"""
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    """CPU threads; auto: one for each physical core"""
+    """CPU threads; auto: one for each physical core, or as many as are measured to be faster"""
 
 
 class Evaluate(Section):

@@ -257,6 +257,17 @@ def peak_memory_bytes(device: str = "cpu") -> int:
     return hardware.peak_memory()
 
 
+def forget_peak_memory(device: str) -> None:
+    """Give back what has been freed, and count the peak from here on, where the system lets a process do that."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    elif device == "mps":
+        torch.mps.empty_cache()
+    else:
+        hardware.release_freed_memory()
+
+
 def memory_now(device: str = "cpu") -> int:
     """Memory held now: allocated on the GPU, or by the process where it computes on the CPU."""
     if device == "cuda":

@@ -22,6 +22,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
 _CPUINFO = Path("/proc/cpuinfo")
 _SELF = Path("/proc/self/cgroup")
+_TASKS = Path("/proc/self/task")
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -123,6 +124,31 @@ def keep_freed_memory() -> None:
             (_M_TOP_PAD, 1 << 26),
         ):
             mallopt(parameter, value)
+
+
+def ran_and_waited(*, tasks: Path = _TASKS) -> tuple[float, float]:
+    """Seconds that this process's threads have run, and have waited for a core although they could have run.
+
+    The second grows where other work wants the same cores. Both are 0 where the system does not tell (it is Linux that
+    does).
+    """
+    ran = waited = 0
+    for task in tasks.iterdir() if tasks.is_dir() else ():
+        match _words(task / "schedstat"):
+            case [running, waiting, *_]:
+                ran, waited = ran + int(running), waited + int(waiting)
+    return ran / 1e9, waited / 1e9
+
+
+def release_freed_memory() -> None:
+    """Hand back what has been freed all the same, once, and count the peak from here on; elsewhere a no-op."""
+    if not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        # What proc(5) calls resetting the peak resident set size.
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 @cache

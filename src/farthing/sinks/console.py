@@ -20,7 +20,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from farthing.events import Checkpointed, Evaluated, Event, Finished, Notice, Resumed, Sampled, Started, Step, Stopped
+from farthing.events import (
+    Checkpointed,
+    Evaluated,
+    Event,
+    Finished,
+    Notice,
+    Ready,
+    Resumed,
+    Sampled,
+    Started,
+    Step,
+    Stopped,
+)
 from farthing.sinks.legible import duration, legible, memory, money, quantity
 from farthing.sinks.summary import terminal
 
@@ -40,6 +52,8 @@ class Outlook:
     seconds: float | None = None
     """predicted training time; none where it is not known"""
     price_per_hour: float | None = None
+    settings: str = ""
+    """precision and the like, and what they rest on"""
 
 
 @dataclass
@@ -181,10 +195,14 @@ class Console:
             case Started():
                 self._state.outlook = replace(self._state.outlook, run=event.run, steps=event.steps)
                 self._say(self._opening(), "bold")
+                if self._state.outlook.settings:
+                    self._say(self._state.outlook.settings, "dim")
             case Resumed():
                 self._state.step = event.step
                 again = "" if event.exact else f"; not bit for bit: {event.why_inexact}"
                 self._say(f"resumed at step {event.step:,} from {event.checkpoint}{again}", "bold")
+            case Ready() if event.compile > 0:
+                self._say(f"compiled in {duration(event.compile)}", "dim")
             case Step():
                 self._state.take(event, self._clock())
                 self._step()

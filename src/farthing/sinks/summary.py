@@ -31,6 +31,8 @@ class Summary:
     spent: Mapping[str, float]
     parameters: int
     wall_seconds: float
+    startup: Mapping[str, float] = field(default_factory=dict)
+    """seconds before the first step, in all and by stage; empty for a run of an earlier version"""
     references: Mapping[str, float] = field(default_factory=dict)
     """bits per byte of the same text by other means: xz, zstd, unigram"""
     sample: str = ""
@@ -126,6 +128,8 @@ def _facts(summary: Summary, dot: str, clean: Any) -> Table:
     if spent.get("money"):
         time.append(f"cost {money(spent['money'])}")
     rows = [("score", other), ("model", [f"{summary.parameters:,} parameters"]), ("work", work), ("time", time)]
+    if summary.startup:
+        rows.append(("start-up", [_startup(summary.startup)]))
     if validation.get("legacy_titles") is not None:
         legacy = [f"{validation['legacy_titles']:.4f}"]
         if validation.get("legacy_coverage") is not None:
@@ -136,6 +140,11 @@ def _facts(summary: Summary, dot: str, clean: Any) -> Table:
         if facts:
             table.add_row(Text(name, style="dim"), Text(clean(dot.join(facts))))
     return table
+
+
+def _startup(seconds: Mapping[str, float]) -> str:
+    parts = [f"{name} {duration(seconds[name])}" for name in ("trial", "compile") if seconds.get(name, 0) >= 1]
+    return duration(seconds["seconds"]) + (f", of which {', '.join(parts)}" if parts else "")
 
 
 @dataclass(frozen=True)

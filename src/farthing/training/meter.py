@@ -1,10 +1,50 @@
-"""The clock of a run: training seconds apart from everything else, and what the machine costs."""
+"""The clocks of a run: training seconds apart from start-up and everything else, and what the machine costs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from farthing.events import Ready
+
+
+class StartUp:
+    """Times what comes before the first step of a sitting, stage by stage.
+
+    Args:
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begin = clock()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time in this block belongs to a stage."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._stages[name] = self._stages.get(name, 0.0) + self._clock() - start
+
+    def part(self, name: str, seconds: float, *, of: str) -> None:
+        """Tell so many seconds of a stage apart from it."""
+        self._stages[name] = self._stages.get(name, 0.0) + seconds
+        self._stages[of] = max(0.0, self._stages.get(of, 0.0) - seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Since the sitting began."""
+        return self._clock() - self._begin
+
+    def ready(self) -> Ready:
+        """The event that tells all of it, now that it is over."""
+        names = ("text", "plan", "trial", "build", "compile")
+        text, plan, trial, build, compile_ = (round(self._stages.get(name, 0.0), 3) for name in names)
+        return Ready(seconds=round(self.seconds, 3), text=text, plan=plan, trial=trial, build=build, compile=compile_)
 
 
 class Meter:
