@@ -23,6 +23,7 @@ from farthing.evals.samples import continue_text, stream_text
 from farthing.events import Evaluated, Step, read_events
 from farthing.model.gpt import GPT
 from farthing.planning import Plan
+from farthing.planning import Planned as Planned
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir, find_run, list_runs, new_run_path, read_result
 from farthing.sinks.console import Outlook
@@ -82,20 +83,6 @@ def resume(
     with Reading(quiet=quiet) as reading:
         session.resume(found, device=device, deadline=until, watcher=_watcher(reading, quiet))
     return Run(found)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan, and why the text could not be read, if it could not."""
-
-    recipe: Recipe
-    plan: Plan
-    missing_text: str | None
-
-    @property
-    def refusals(self) -> list[str]:
-        """Why `train` would refuse; empty if it would not."""
-        return [*self.plan.refusals, *([self.missing_text] if self.missing_text else [])]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from farthing.errors import UserError, need
 from farthing.evals.references import references
 from farthing.evals.samples import write_samples
 from farthing.evals.yardstick import evaluate
-from farthing.events import Emit, Evaluated, Event, EventLog, Sampled
+from farthing.events import Emit, Evaluated, Event, EventLog, Notice, Sampled
 from farthing.model.gpt import GPT, build_model
 from farthing.optim.build import build_optimizer
 from farthing.planning import (
@@ -166,6 +166,7 @@ def build_stepper(
     device: torch.device,
     *,
     stop_asked: Callable[[], bool] = lambda: False,
+    tell: Callable[[str, str], None] = lambda code, message: None,
     like: Stepper | None = None,
 ) -> Stepper:
     """Model, optimizer and objective on a device: fresh from the recipe's seed, or with the parameters of another."""
@@ -190,6 +191,7 @@ def build_stepper(
         micro_batch=settings.micro_batch,
         gradient_clip=recipe.train.gradient_clip,
         stop_asked=stop_asked,
+        tell=tell,
     )
     if settings.compile:
         compile_hidden(stepper)
@@ -301,7 +303,12 @@ def build_trainer(
     assert plan.evaluate_every is not None and plan.checkpoint_every is not None
     settings, device = plan.settings, machine.torch_device
     stepper = build_stepper(
-        recipe, settings, text.tokenizer.vocab_size, device, stop_asked=lambda: interruption.signal is not None
+        recipe,
+        settings,
+        text.tokenizer.vocab_size,
+        device,
+        stop_asked=lambda: interruption.signal is not None,
+        tell=lambda code, message: log.emit(Notice(code=code, message=message)),
     )
     minutes, money = recipe.budget.minutes, recipe.budget.money
     actions: list[Action] = [

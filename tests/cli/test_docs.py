@@ -58,7 +58,7 @@ def test_no_event_is_described_that_does_not_exist() -> None:
 
 def test_every_code_of_a_notice_is_described() -> None:
     sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
-    used = set(re.findall(r"(?:\bcode=|_notice\()\"(\w+)\"", sources))
+    used = set(re.findall(r"(?:\bcode=|_notice\(|\btell, |\btell\(\s*)\"(\w+)\"", sources))
     told = section("notice").split("| code |")[1]
     assert used == set(re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE))
 

@@ -5,6 +5,7 @@ from farthing.planning.choose import checked as checked
 from farthing.planning.choose import choose as choose
 from farthing.planning.choose import limitations as limitations
 from farthing.planning.price import Plan as Plan
+from farthing.planning.price import Planned as Planned
 from farthing.planning.price import make_plan as make_plan
 from farthing.planning.settings import Counts as Counts
 from farthing.planning.settings import Settings as Settings

@@ -38,6 +38,8 @@ def coordinates(recipe: Recipe, machine: Machine, counts: Counts) -> list[Coordi
         found.append(_attentions)
     if train.weight_gradient == "auto" and on_cpu:
         found.append(_weight_gradients)
+    if machine.device == "cuda":
+        found.append(_cuda_graphs)
     if train.micro_batch == "auto":
         found.append(lambda best: _micro_batches(best, recipe.train.batch_size))
     if train.threads == "auto" and on_cpu:
@@ -82,6 +84,12 @@ def _attentions(best: Settings) -> Iterator[Settings]:
 def _weight_gradients(best: Settings) -> Iterator[Settings]:
     if best.precision != "fp32":
         yield replace(best, weight_gradient="copied" if best.weight_gradient == "strided" else "strided")
+
+
+def _cuda_graphs(best: Settings) -> Iterator[Settings]:
+    """The same kernels; where a recipe has something that cannot be replayed, they run plain and gain nothing."""
+    if not best.cuda_graphs:
+        yield replace(best, cuda_graphs=True)
 
 
 def _micro_batches(best: Settings, batch_size: int) -> Iterator[Settings]:

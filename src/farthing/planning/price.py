@@ -102,6 +102,20 @@ class Plan:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and why the text could not be read, if it could not."""
+
+    recipe: Recipe
+    plan: Plan
+    missing_text: str | None
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why `train` would refuse; empty if it would not."""
+        return [*self.plan.refusals, *([self.missing_text] if self.missing_text else [])]
+
+
 def make_plan(
     recipe: Recipe,
     machine: Machine,

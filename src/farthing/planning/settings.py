@@ -63,6 +63,8 @@ class Settings:
     why: dict[str, str] = field(compare=False)
     weight_gradient: Layout = "strided"
     """of runs whose plan.json does not tell, too"""
+    cuda_graphs: bool = False
+    """replay passes instead of asking for each kernel; only ever chosen because it was measured to be faster"""
 
     def told(self) -> str:
         """The same in one line."""
@@ -70,6 +72,8 @@ class Settings:
         if self.weight_gradient == "copied":
             parts.append("weight gradients from copies")
         parts.append("compiled" if self.compile else "eager")
+        if self.cuda_graphs:
+            parts.append("CUDA graphs")
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         where = threads if self.device == "cpu" else self.device
         return f"{', '.join(parts)}, micro-batch {self.micro_batch} on {where}"

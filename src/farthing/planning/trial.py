@@ -76,6 +76,7 @@ class Tried:
     """at the shortest"""
     taken: bool
     verdict: str
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,12 +271,13 @@ def _tried(settings: Settings, times: Sequence[float], tokens_per_step: int, tak
         tokens_per_second=None if shortest is None else round(tokens_per_step / shortest, 1),
         taken=taken,
         verdict=verdict,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 
 def _differences(one: Settings, other: Settings) -> list[str]:
     """In what respects they differ, the most telling first."""
-    respects = ("precision", "attention", "weight_gradient", "micro_batch", "threads", "compile")
+    respects = ("precision", "attention", "weight_gradient", "cuda_graphs", "micro_batch", "threads", "compile")
     return [name for name in respects if getattr(one, name) != getattr(other, name)]
 
 
