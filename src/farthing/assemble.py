@@ -191,6 +191,7 @@ def build_stepper(
         micro_batch=settings.micro_batch,
         gradient_clip=recipe.train.gradient_clip,
         stop_asked=stop_asked,
+        graphs=settings.cuda_graphs,
         tell=tell,
     )
     if settings.compile:

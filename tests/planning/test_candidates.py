@@ -103,14 +103,15 @@ def test_threads_that_the_environment_settles_are_left_alone(
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_a_gpu_is_tried_in_micro_batches_only(
+def test_a_gpu_is_tried_in_micro_batches_and_with_cuda_graphs_only(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, kind: device.DeviceKind
 ) -> None:
     gpu = replace(machine, device=kind, bf16=True)
     monkeypatch.setattr(settings_module, "memory_now", lambda kind: 0)
     start = Settings(kind, 2, "fp32", "sdpa", False, 12, 1, {})
     moves = [list(coordinate(start)) for coordinate in coordinates(recipe(), gpu, COUNTS)]
-    assert moves == [[replace(start, micro_batch=6, accumulation=2)]]
+    graphs = [[replace(start, cuda_graphs=True)]] if kind == "cuda" else []
+    assert moves == [*graphs, [replace(start, micro_batch=6, accumulation=2)]]
 
 
 @pytest.mark.parametrize("pin", ["precision=bf16", "precision=fp16", "attention=math", "compile=on"])

@@ -62,6 +62,8 @@ def print_plan(name: str, planned: Planned) -> None:
         ("compile", f"{'on' if settings.compile else 'off'}: {why['compile']}"),
         ("micro-batch", f"{settings.micro_batch} sequences, {rows} a step ({why['micro_batch']})"),
     ]
+    if settings.cuda_graphs:
+        chosen.append(("CUDA graphs", f"on ({why['cuda_graphs']})"))
     print_rows("chosen for this machine", chosen)
     if plan.trial is not None:
         print_rows(f"tried: {plan.trial.told()}", [_tried(one) for one in plan.trial.tried])
@@ -70,7 +72,7 @@ def print_plan(name: str, planned: Planned) -> None:
 
 
 def _tried(one: Tried) -> Row:
-    kind = "compiled" if one.compile else "eager"
+    kind = ("compiled" if one.compile else "eager") + (", CUDA graphs" if one.cuda_graphs else "")
     name = f"{one.precision}, {one.attention}, {one.weight_gradient}, {kind}, {one.micro_batch} on {one.threads}"
     speed = "" if one.tokens_per_second is None else f"{quantity(one.tokens_per_second)} tokens/s; "
     return name, f"{speed}{one.verdict}{' (taken)' if one.taken else ''}"
