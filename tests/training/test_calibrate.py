@@ -44,21 +44,30 @@ def test_where_micro_batches_are_many_a_step_is_their_sum(
     stepper.micro_batch = 3
     now = [0.0]
     windows: list[int] = []
-    genuine = stepper.take
+    take, accumulate, update = stepper.take, stepper._accumulate, stepper.optimizer.step
 
-    def take(batch: Any) -> Any:
+    def taken(batch: Any) -> Any:
         windows.append(batch.windows)
-        now[0] += batch.windows  # a second a window
-        return genuine(batch)
+        return take(batch)
 
-    monkeypatch.setattr(stepper, "take", take)
+    def accumulated(batch: Any) -> Any:
+        now[0] += batch.windows  # a second a window
+        return accumulate(batch)
+
+    def updated(*arguments: Any) -> None:
+        now[0] += 0.25
+        update(*arguments)
+
+    monkeypatch.setattr(stepper, "take", taken)
+    monkeypatch.setattr(stepper, "_accumulate", accumulated)
+    monkeypatch.setattr(stepper.optimizer, "step", updated)
     monkeypatch.setattr(calibrate.time, "monotonic", lambda: now[0])
     measured = calibrate.measure(stepper, batches, seconds=20.0)
-    assert measured.seconds_per_step == 12.0
-    assert set(windows) == {3}, "a whole step would have taken too long"
+    assert measured.seconds_per_step == 12.25, "one update a step, not one for each micro-batch"
+    assert set(windows) == {3, 1}, "a whole step would have taken too long"
     windows.clear()
     measured = calibrate.measure(stepper, batches, seconds=120.0)
-    assert measured.seconds_per_step == 12.0
+    assert measured.seconds_per_step == 12.25
     assert windows[0] == 3 and set(windows[1:]) == {12}
     assert measured.samples == 10
 

@@ -13,6 +13,7 @@ from farthing.data.batches import Batch, Batches
 from farthing.runtime.probes import synchronize
 from farthing.runtime.seed import random_states, restore_random_states
 from farthing.training import parity
+from farthing.training.calibrate import update_seconds
 from farthing.training.compiled import first_line
 from farthing.training.parity import Parity
 from farthing.training.step import OutOfMemory, Stepper
@@ -73,12 +74,16 @@ class Bench(Generic[W]):
         self._states = random_states()
         self._windows = 1
         self._update = 0.0
+        self._compiled = False
 
     def __enter__(self) -> Bench[W]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._steppers.clear()
+        if self._compiled:
+            # The compiler would keep the throwaway model for ever.
+            torch.compiler.reset()
         restore_random_states(self._states)
 
     def stepper(self, way: W) -> Stepper:
@@ -102,7 +107,7 @@ class Bench(Generic[W]):
         try:
             self._take(way, 0)
             if self._windows < stepper.batch_size:
-                self._update = self._update_seconds(way)
+                self._update = update_seconds(stepper, self._batches.batch(0), clock=self._clock)
             return min(self._timed(way, number) for number in (1, 2))
         except OutOfMemory:
             return None
@@ -117,22 +122,32 @@ class Bench(Generic[W]):
         """Steps of both in turn for about `seconds`; a challenger that does not work is told in `failure`."""
         # Who has lost is let go: its copies of the weights in a lower precision take memory.
         self._steppers = {incumbent: self.stepper(incumbent)}
-        start = self._clock()
+        stepper = self.stepper(challenger)
+        micro_batch = stepper.micro_batch
+        # What is compiled is compiled for micro-batches of one size.
+        stepper.micro_batch = min(micro_batch, self._windows)
         try:
-            self.stepper(challenger).micro_batch = min(self.stepper(challenger).micro_batch, self._windows)
+            start = self._clock()
             self._take(challenger, 0)
-            compile_seconds = self._clock() - start if challenger.compile else 0.0
+            first = self._clock() - start
             if challenger.compile:
-                found = parity.compare_compiled(self.stepper(challenger), self._part(0))
+                self._compiled = True
+                found = parity.compare_compiled(stepper, self._part(0))
                 if not found.holds:
                     return Race(failure=f"compiled, it does not compute the same: {found.told()}")
+            self._take(incumbent, 0)
+            times = self._rounds(incumbent, challenger, seconds)
         except OutOfMemory:
             return Race(failure="does not fit in memory")
         except Exception as error:
             if not challenger.compile:
                 raise
             return Race(failure=f"torch.compile failed: {first_line(error)}")
-        self._take(incumbent, 0)
+        finally:
+            stepper.micro_batch = micro_batch
+        return Race(*times, compile_seconds=max(0.0, first - min(times[1])) if challenger.compile else 0.0)
+
+    def _rounds(self, incumbent: W, challenger: W, seconds: float) -> tuple[list[float], list[float]]:
         times: tuple[list[float], list[float]] = ([], [])
         begun = self._clock()
         for number in range(MOST_ROUNDS):
@@ -142,7 +157,7 @@ class Bench(Generic[W]):
                 break
             if number + 1 >= LEAST_ROUNDS and self._clock() - begun >= seconds:
                 break
-        return Race(times[0], times[1], max(0.0, compile_seconds - min(times[1])))
+        return times
 
     def compare(self, way: W, plain: W) -> Parity:
         """Hold settings against plain ones on a few tokens of the first batch."""
@@ -166,20 +181,3 @@ class Bench(Generic[W]):
         seconds = self._clock() - start
         whole = self.stepper(way).batch_size / self._windows
         return seconds if whole <= 1 else max(seconds - self._update, seconds / 10) * whole + self._update
-
-    def _update_seconds(self, way: W) -> float:
-        """What a step takes beyond its forward and backward passes."""
-        stepper, part = self.stepper(way), self._batches.batch(0).rows(0, 1)
-        without, whole = [], []
-        for _ in range(2):
-            start = self._clock()
-            stepper.model.train()
-            stepper._accumulate(part)
-            synchronize(stepper.device.type)
-            without.append(self._clock() - start)
-            stepper.optimizer.zero_grad()
-            start = self._clock()
-            stepper.take(part)
-            synchronize(stepper.device.type)
-            whole.append(self._clock() - start)
-        return max(0.0, min(whole) - min(without))
