@@ -23,12 +23,13 @@ LEAST_BLOCK = 128
 R_DROP_ARRAYS = 11
 """fp32 arrays of one pass's logits that exist at once in R-Drop's divergence, measured without z_loss, which takes two
 more"""
-CPU_PROCESS = 390 * 2**20
+CPU_PROCESS = 405 * 2**20
 """resident bytes of a `farthing train` process (Python, torch, a tokenizer) besides what it trains"""
-CPU_SLACK = {"kept": 0.25, "logits": 0.4, "weights": 0.9}
-"""bytes that the C library's heap loses to holes, per byte kept for backward, of the loss and of fp32 weights. torch
-asks it for aligned blocks, and glibc (2.36) cannot serve an aligned block from a hole of just that size. Fitted with
-CPU_PROCESS to whole training processes; benchmarks/memory.py measures how well."""
+CPU_SLACK = {"kept": 0.08, "block": 1.4, "logits": 0.2, "weights": 0.7}
+"""bytes that the C library's heap loses to holes, per byte kept for backward, kept of one block, of the loss and of fp32
+weights. torch asks it for aligned blocks, and glibc (2.36) cannot serve an aligned block from a hole of just that size,
+so that the first gradients find no place where tensors were freed. Fitted with CPU_PROCESS to 34 processes, within 5 %;
+benchmarks/memory.py measures how well."""
 CUDA_WORKSPACE = 64 * 2**20
 """bytes of cuBLAS's workspaces and the caching allocator's rounding (an estimate)"""
 
@@ -138,12 +139,14 @@ def memory(
     peak = max(loss, turn, end, key=lambda terms: sum(terms.values()))
     around = CUDA_WORKSPACE
     if device == "cpu":
-        around = _around(kept=kept.activations + kept.attention, logits=peak["logits"], weights=parameters * FLOAT)
+        around = _around(section, kept, logits=peak["logits"], weights=parameters * FLOAT)
     return {**peak, "workspace": peak["workspace"] + around}
 
 
-def _around(**lossy: int) -> int:
-    """Resident bytes of a process besides what it trains."""
+def _around(section: Model, kept: Kept, *, logits: int, weights: int) -> int:
+    """Resident bytes of a process besides what it trains, and what its heap loses."""
+    whole = kept.activations + kept.attention
+    lossy = {"kept": whole, "block": whole // section.n_layer, "logits": logits, "weights": weights}
     return CPU_PROCESS + round(sum(CPU_SLACK[what] * size for what, size in lossy.items()))
 
 
