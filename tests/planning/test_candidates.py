@@ -128,7 +128,10 @@ def test_only_what_fits_is_tried(machine: Machine) -> None:
     assert start.micro_batch < 32
     assert all(fits(made, machine, COUNTS, one) for one in every(made, machine))
     plain = plain_settings(made, machine, COUNTS, replace(start, precision="bf16"))
-    assert plain is not None and plain == refitted(made, machine, COUNTS, plain)
+    assert plain is not None and fits(made, machine, COUNTS, plain)
+    # fp32 takes more memory than bf16: its micro-batch may have to be a smaller one.
+    whole = replace(start, micro_batch=32, accumulation=1)
+    assert plain_settings(made, machine, COUNTS, whole) == refitted(made, machine, COUNTS, plain)
 
 
 def test_compiling_is_left_out_where_it_does_not_work(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

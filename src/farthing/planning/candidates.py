@@ -60,7 +60,7 @@ def compiled(recipe: Recipe, machine: Machine, best: Settings) -> Settings | Non
 
 def safer(settings: Settings) -> Iterator[Settings]:
     """What to fall back on where settings do not compute what plain fp32 does, the smallest change first."""
-    eager = replace(settings, compile=False)
+    eager = replace(settings, compile=False, cuda_graphs=False)
     for changed in (
         replace(eager, weight_gradient="strided"),
         replace(eager, attention="sdpa", weight_gradient="strided"),
