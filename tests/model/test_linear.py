@@ -272,9 +272,6 @@ def test_a_copied_model_has_copies_of_its_own() -> None:
     assert twin.inner.low.of(twin.inner.weight).data_ptr() != model.inner.low.of(model.inner.weight).data_ptr()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a copied LowWeight takes the version of the other model's parameter for its own"
-)
 def test_a_copied_models_weights_may_change_before_its_first_use() -> None:
     model = Two()
     while model.inner.weight._version < 3:

@@ -29,6 +29,10 @@ class LowWeight:
         self._of: tuple[Tensor, int] | None = None
         self._copy: Tensor | None = None
 
+    def __deepcopy__(self, memo: object) -> LowWeight:
+        # Of another parameter, whose counter starts anew.
+        return LowWeight()
+
     def of(self, weight: Tensor) -> Tensor:
         """The weight in autocast's format; the weight itself where autocast is off. Without a gradient path."""
         kind = weight.device.type
