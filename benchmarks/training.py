@@ -139,8 +139,12 @@ def show(result: Mapping[str, Any]) -> None:
             f"{name:<26}{rate['median']:>10,.0f}{rate['least']:>9,.0f}{rate['most']:>9,.0f}"
             f"{row['peak_bytes'] / 2**20:>10,.0f}  {chosen}"
         )
-    for name, value in result["ratios"].items():
-        print(f"  {name}: {bench.told(value)}")
+    mine = [name for name in result["sides"] if name.startswith("ours")]
+    print(f"{'times as fast as':<26}" + "".join(f"{name:>22}" for name in mine))
+    for other in (name for name in result["sides"] if name not in mine):
+        kind = "reaches of" if other.startswith("floor") else "against"
+        cells = [bench.told(result["ratios"][f"{name} {kind} {other}"]) for name in mine]
+        print(f"{'share of ' if kind != 'against' else ''}{other:<26}"[:26] + "".join(f"{cell:>22}" for cell in cells))
 
 
 def main() -> None:
