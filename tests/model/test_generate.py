@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -138,7 +139,7 @@ def test_a_separator_shuts_out_the_documents_before_it() -> None:
 )
 def test_draws_follow_the_distribution_that_is_left(cut: dict[str, Any], kept: list[int]) -> None:
     probabilities = torch.tensor([0.15, 0.3, 0.05, 0.5], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
+    generator = Random(0)
     options = {"temperature": 1.0, "top_k": None, "top_p": None, **cut}
     counts = torch.zeros(4, dtype=torch.float64)
     for _ in range(3000):
@@ -150,7 +151,7 @@ def test_draws_follow_the_distribution_that_is_left(cut: dict[str, Any], kept: l
 
 
 def test_temperature_divides_the_logits() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = Random(0)
     logits = torch.tensor([0.0, 2.0])
     drawn = [draw(logits[None], [generator], temperature=2.0, top_k=None, top_p=None)[0] for _ in range(3000)]
     assert sum(drawn) / 3000 == pytest.approx(float(torch.sigmoid(torch.tensor(1.0))), abs=0.04)
@@ -160,13 +161,26 @@ def test_temperature_divides_the_logits() -> None:
 def test_a_rows_draw_does_not_depend_on_the_other_rows(cut: dict[str, Any]) -> None:
     logits = torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
     options = {"temperature": 0.7, "top_k": None, "top_p": None, **cut}
-    alone = [draw(row[None], [torch.Generator().manual_seed(seed)], **options)[0] for seed, row in enumerate(logits)]
-    assert draw(logits, [torch.Generator().manual_seed(seed) for seed in range(6)], **options) == alone
+    alone = [draw(row[None], [Random(seed)], **options)[0] for seed, row in enumerate(logits)]
+    assert draw(logits, [Random(seed) for seed in range(6)], **options) == alone
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
+def test_how_many_candidates_are_tried_for_top_p_changes_nothing(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
+
+    def drawn() -> list[list[int]]:
+        generators = [Random(seed) for seed in range(4)]
+        return [draw(logits, generators, temperature=1.0, top_k=None, top_p=top_p) for _ in range(50)]
+
+    expected = drawn()
+    monkeypatch.setattr("farthing.model.generate._NUCLEUS", 3)
+    assert drawn() == expected
 
 
 def test_what_has_no_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
-    generator = torch.Generator().manual_seed(0)
+    generator = Random(0)
     drawn = {draw(logits, [generator], temperature=1.0, top_k=None, top_p=None)[0] for _ in range(300)}
     assert drawn == {1, 3}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from random import Random
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from farthing.errors import DivergedError
 from farthing.model.cache import KeyValueCache
 from farthing.model.gpt import GPT
 from farthing.model.inference import Inference, Precision
+
+_COLDEST = 1e-30
+"""lowest temperature that divides: below it nothing changes any more, but double precision would overflow"""
+_NUCLEUS = 256
+"""candidates that are tried for top_p before all are sorted"""
 
 
 class Continuation:
@@ -167,8 +173,8 @@ def _draws(
     """Yield each step's tokens, by the number of the text; a text that has met its stop is left out from there on."""
     if not (tokens and seeds):
         return
-    # The draw is made on the CPU, so that a seed means the same whatever computed the logits.
-    generators = {text: torch.Generator().manual_seed(seed) for text, seed in enumerate(seeds)}
+    # The draw is made on the CPU and from Python's generator, so that a seed means the same whatever computed the logits.
+    generators = {text: Random(seed) for text, seed in enumerate(seeds)}
     continuation = Continuation(model, texts=len(seeds), separator=sep, precision=precision)
     new = [prompt] * len(seeds)
     for _ in range(tokens):
@@ -187,12 +193,7 @@ def _draws(
 
 
 def draw(
-    logits_BV: Tensor,
-    generators: Sequence[torch.Generator],
-    *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    logits_BV: Tensor, generators: Sequence[Random], *, temperature: float, top_k: int | None, top_p: float | None
 ) -> list[int]:
     """One token for each row of logits [B, V], after temperature, then top-k, then top-p, with a generator each.
 
@@ -201,24 +202,40 @@ def draw(
     """
     if temperature == 0:
         return [int(token) for token in logits_BV.argmax(1)]
+    # Few operations: after a pass over the weights nothing is in the processor's caches, torch's own code least of all.
+    probabilities_BC = logits_BV.double().div_(max(temperature, _COLDEST)).softmax(1)
     order_BC = None
-    if top_k is not None:
-        logits_BV, order_BC = logits_BV.topk(min(top_k, logits_BV.shape[1]))
-    elif top_p is not None:
-        logits_BV, order_BC = logits_BV.sort(descending=True, stable=True)
-    # In double precision and below zero, so that no temperature overflows.
-    probabilities_BC = ((logits_BV.double() - logits_BV.amax(1, keepdim=True)) / temperature).softmax(1)
+    if top_k is not None or top_p is not None:
+        probabilities_BC, order_BC = _likeliest(probabilities_BC, top_k, top_p)
     reached_BC = probabilities_BC.cumsum(1)
     if top_p is not None:
         # The token that reaches top_p stays, so that there is always one.
-        probabilities_BC *= reached_BC - probabilities_BC < top_p
-        reached_BC = probabilities_BC.cumsum(1)
-    # The first candidate with whom the sum exceeds a uniform share of the whole: one of probability 0 never is.
-    shares_B1 = torch.stack([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
-    found_B1 = torch.searchsorted(reached_BC, shares_B1 * reached_BC[:, -1:], right=True)
-    if int(found_B1.max()) == reached_BC.shape[1]:
-        raise DivergedError("the model's probabilities of the next token are not numbers: it has diverged")
-    return [int(token) for token in (found_B1 if order_BC is None else order_BC.gather(1, found_B1))]
+        kept_BC = reached_BC - probabilities_BC < top_p
+        reached_BC = probabilities_BC.mul_(kept_BC).cumsum(1)
+    found = []
+    for row, (reached_C, generator) in enumerate(zip(reached_BC.numpy(), generators, strict=True)):
+        # The first candidate with which the sum exceeds a uniform share of the whole; one of probability 0 never is.
+        token = int(reached_C.searchsorted(generator.random() * reached_C[-1], "right"))
+        if token == len(reached_C):
+            raise DivergedError("the model's probabilities of the next token are not numbers: it has diverged")
+        found.append(token if order_BC is None else int(order_BC[row, token]))
+    return found
+
+
+def _likeliest(probabilities_BV: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
+    """The candidates that top_k and top_p leave, and some more that only top_p cuts, the likeliest first: [B, C] each.
+
+    With top_k their probabilities sum to 1 again.
+    """
+    vocabulary = probabilities_BV.shape[1]
+    likeliest_BC, order_BC = probabilities_BV.topk(min(_NUCLEUS if top_k is None else top_k, vocabulary))
+    if top_k is not None:
+        return likeliest_BC.div_(likeliest_BC.sum(1, keepdim=True)), order_BC
+    assert top_p is not None
+    # Few tokens nearly always reach top_p; sorting all of them takes several times as long.
+    if len(order_BC[0]) < vocabulary and bool((likeliest_BC.sum(1) < top_p).any()):
+        likeliest_BC, order_BC = probabilities_BV.sort(descending=True)
+    return likeliest_BC, order_BC
 
 
 def _check(
