@@ -5,13 +5,15 @@
 
 The 12 M shape with GPT-2's architecture and the same weights on all sides, each in a process of its own, in turn.
 Evaluation: a pass over the same validation tokens; ours scores every token once and also keeps the separators' part
-apart. Sampling: one text at a time, with the cache, to the end of the context, greedily and at temperature 1 (the greedy
-texts must be equal). Everything is fp32 unless it says bf16.
+apart. (The Trainer's loss reads lower than the others by a T-th: it divides by the first token of each window too, which
+it does not score.) Sampling: one text at a time, with the cache, to the end of the context, greedily and at temperature
+1; the greedy texts must be equal. Everything is fp32 unless it says bf16.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import Any
 
 import bench
@@ -35,18 +37,38 @@ WRITING: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(module: str, arms: dict[str, dict[str, Any]], *, question: str, rounds: int, seconds: float, **asked: Any):
-    """Tokens per second of each arm, what each answers to a question, and seconds per unit by round."""
+@dataclass(frozen=True)
+class Measured:
+    """What the sides of one comparison did.
+
+    Args:
+        rates: tokens per second by side, over the rounds.
+        seconds: seconds of a unit of work by side, round by round.
+        answers: what each side said to the question that shows that all did the same work.
+    """
+
+    rates: dict[str, dict[str, float]]
+    seconds: dict[str, list[float]]
+    answers: dict[str, Any]
+
+    def ratio(self, ours: str, other: str) -> dict[str, float]:
+        """How many times as fast one of ours is."""
+        return bench.ratio(self.seconds[other], self.seconds[ours])
+
+
+def measure(
+    module: str, arms: dict[str, dict[str, Any]], *, question: str, rounds: int, seconds: float, **asked: Any
+) -> Measured:
+    """Let all arms take turns, and ask each the question at the end."""
     starts = {
         name: {"module": module, "asked": {**arm, **asked, "shape": SHAPE.as_dict()}} for name, arm in arms.items()
     }
     with turns.sides(starts) as there:
         taken = turns.take_turns(there, rounds=rounds, seconds=seconds)
+        tokens = {name: side.facts["tokens"] for name, side in there.items()}
         answers = {name: side.ask(question) for name, side in there.items()}
-        rates = {
-            name: bench.spread([there[name].facts["tokens"] / once for once in times]) for name, times in taken.items()
-        }
-    return rates, answers, taken
+    rates = {name: bench.spread([tokens[name] / once for once in times]) for name, times in taken.items()}
+    return Measured(rates, taken, answers)
 
 
 def show(title: str, rates: dict[str, dict[str, float]], ratios: dict[str, dict[str, float]]) -> None:
@@ -60,27 +82,27 @@ def show(title: str, rates: dict[str, dict[str, float]], ratios: dict[str, dict[
 
 def evaluation(*, rounds: int, seconds: float, tokens: int) -> dict[str, Any]:
     """The scorer against the Trainer and a plain loop."""
-    rates, losses, taken = measure(
-        "sides.scoring", SCORING, question="loss", rounds=rounds, seconds=seconds, tokens=tokens
-    )
-    pairs = [(ours, other) for ours in taken if ours.startswith("ours") for other in taken if "ours" not in other]
-    ratios = {f"{ours} against {other}": bench.ratio(taken[other], taken[ours]) for ours, other in pairs}
-    show("evaluation", rates, ratios)
-    return {"tokens": tokens, "tokens_per_second": rates, "nats_per_token": losses, "ratios": ratios}
+    found = measure("sides.scoring", SCORING, question="loss", rounds=rounds, seconds=seconds, tokens=tokens)
+    mine = [name for name in found.rates if name.startswith("ours")]
+    others = [name for name in found.rates if name not in mine]
+    ratios = {f"{ours} against {other}": found.ratio(ours, other) for ours in mine for other in others}
+    show("evaluation", found.rates, ratios)
+    print("  nats per token: " + ", ".join(f"{name} {nats:.4f}" for name, nats in found.answers.items()))
+    return {"tokens": tokens, "tokens_per_second": found.rates, "nats_per_token": found.answers, "ratios": ratios}
 
 
 def sampling(*, rounds: int, seconds: float) -> dict[str, Any]:
     """generate against generate."""
-    rates, texts, taken = measure("sides.writing", WRITING, question="text", rounds=rounds, seconds=seconds)
+    found = measure("sides.writing", WRITING, question="text", rounds=rounds, seconds=seconds)
     ratios = {
-        f"ours-{how} against transformers-{how}": bench.ratio(taken[f"transformers-{how}"], taken[f"ours-{how}"])
+        f"ours-{how} against transformers-{how}": found.ratio(f"ours-{how}", f"transformers-{how}")
         for how in ("greedy", "sampled")
-        if {f"ours-{how}", f"transformers-{how}"} <= taken.keys()
+        if f"transformers-{how}" in found.rates
     }
-    equal = texts.get("ours-greedy") == texts.get("transformers-greedy")
-    show("sampling", rates, ratios)
+    equal = found.answers.get("ours-greedy") == found.answers.get("transformers-greedy")
+    show("sampling", found.rates, ratios)
     print(f"  greedy texts are equal: {'yes' if equal else 'NO'}")
-    return {"tokens_per_second": rates, "ratios": ratios, "greedy_texts_are_equal": equal}
+    return {"tokens_per_second": found.rates, "ratios": ratios, "greedy_texts_are_equal": equal}
 
 
 def main() -> None:

@@ -58,11 +58,11 @@ def main() -> None:
                  "train.batch_size=4",
             "model.n_head=2", "model.d_model=128", "model.n_layer=2"]  # fmt: skip
         env = {"FARTHING_CACHE": str(Path(folder) / "cache")}
-        out = subprocess.run([sys.executable, "-c", CHILD, str(Path(folder) / "run"), *words], capture_output=True,
-                             text=True, env={**os.environ, **env}, check=False)  # fmt: skip
-        if out.returncode:
-            raise SystemExit(out.stderr[-3000:])
-        found = json.loads(out.stdout.splitlines()[-1])
+        done = subprocess.run([sys.executable, "-c", CHILD, str(Path(folder) / "run"), *words], capture_output=True,
+                              text=True, env={**os.environ, **env}, check=False)  # fmt: skip
+        if done.returncode:
+            raise SystemExit(done.stderr[-3000:])
+        found = json.loads(done.stdout.splitlines()[-1])
         size = text.stat().st_size
     beyond = found["peak"] - found["weights"] - found["optimizer"]
     print(f"{size / 1e9:.2f} GB: {beyond / 2**30:.2f} GiB beyond model and optimizer, "
