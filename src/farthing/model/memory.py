@@ -25,11 +25,11 @@ R_DROP_ARRAYS = 11
 more"""
 CPU_PROCESS = 405 * 2**20
 """resident bytes of a `farthing train` process (Python, torch, a tokenizer) besides what it trains"""
-CPU_SLACK = {"kept": 0.08, "block": 1.4, "logits": 0.2, "weights": 0.7}
-"""bytes that the C library's heap loses to holes, per byte kept for backward, kept of one block, of the loss and of fp32
-weights. torch asks it for aligned blocks, and glibc (2.36) cannot serve an aligned block from a hole of just that size,
-so that the first gradients find no place where tensors were freed. Fitted with CPU_PROCESS to 34 processes, within 5 %;
-benchmarks/memory.py measures how well."""
+CPU_SLACK = {"weights": 0.62, "kept": 0.17, "logits": 0.54, "block": 1.26}
+"""bytes that the C library's heap loses to holes, per byte of fp32 weights, kept for backward, of the loss and kept of one
+block. torch asks it for aligned blocks, and glibc (2.36) cannot serve an aligned block from a hole of just that size, so
+that a block's gradients find no place where tensors were freed, unless a loss has left a large one. Fitted with
+CPU_PROCESS to 37 processes, within 5 %; benchmarks/memory.py measures how well."""
 CUDA_WORKSPACE = 64 * 2**20
 """bytes of cuBLAS's workspaces and the caching allocator's rounding (an estimate)"""
 
@@ -99,54 +99,49 @@ def memory(
     kept = saved(section, micro_batch=sequences, precision=precision, attention=attention, device=device)
     tokens = sequences * section.context_length
     stream, head = tokens * section.d_model, vocab_size * section.d_model
+    weights, earlier = parameters * FLOAT, parameters * FLOAT if accumulate else 0
     always = {
-        "weights": parameters * FLOAT * (2 if ema else 1) + lowered_weights(section, vocab_size, precision=precision),
+        "weights": weights * (2 if ema else 1) + lowered_weights(section, vocab_size, precision=precision),
         "optimizer": round(parameters * optimizer_bytes_per_parameter),
     }
-    earlier = parameters * FLOAT if accumulate else 0
-    forward = {**always, "attention": kept.attention, "workspace": 0}
+    whole = kept.activations + kept.attention
     if r_drop:
         logits, gradient = _whole_logits(section, vocab_size, tokens // 2, low=low), 0
     else:
         logits, gradient = _chunk_of_logits(section, vocab_size, tokens, low=low, device=device)
     loss = {
-        **forward,
         # What the head reads, with the gradient by it; and the tokens with their targets.
         "activations": kept.activations + 2 * stream * FLOAT + 2 * tokens * INDEX,
+        "attention": kept.attention,
         "gradients": earlier + gradient,
         "logits": logits,
+        "workspace": _around(device, weights, kept=whole, logits=logits),
     }
     inner = _inner_gradients(section, tokens, low=low, attention=attention, device=device)
     if not gradient and low != FLOAT:
         # One chunk leaves the head's gradient in its own format, to be widened first.
         inner = max(inner, low * head)
     turn = {
-        **forward,
         "activations": kept.activations + stream * FLOAT + inner,
+        "attention": kept.attention,
         "gradients": earlier + head * FLOAT,
         "logits": 0,
+        "workspace": _around(device, weights, kept=whole, block=whole // section.n_layer),
     }
     # The embedding's gradient is dense, and made whole before it is added to the head's. Afterwards an optimizer may
     # take as much for the update of the largest parameter, which this is.
-    end = {
-        **always,
-        "gradients": parameters * FLOAT,
-        "activations": 0,
-        "attention": 0,
-        "logits": 0,
-        "workspace": head * FLOAT * (2 if accumulate and section.tie_embeddings else 1),
-    }
+    whole_gradient = head * FLOAT * (2 if accumulate and section.tie_embeddings else 1)
+    end = {"activations": 0, "attention": 0, "gradients": weights, "logits": 0}
+    end["workspace"] = _around(device, weights) + whole_gradient
     peak = max(loss, turn, end, key=lambda terms: sum(terms.values()))
-    around = CUDA_WORKSPACE
-    if device == "cpu":
-        around = _around(section, kept, logits=peak["logits"], weights=parameters * FLOAT)
-    return {**peak, "workspace": peak["workspace"] + around}
+    return {**always, **peak}
 
 
-def _around(section: Model, kept: Kept, *, logits: int, weights: int) -> int:
-    """Resident bytes of a process besides what it trains, and what its heap loses."""
-    whole = kept.activations + kept.attention
-    lossy = {"kept": whole, "block": whole // section.n_layer, "logits": logits, "weights": weights}
+def _around(device: Device, weights: int, *, kept: int = 0, logits: int = 0, block: int = 0) -> int:
+    """Bytes besides what is computed with, those that a heap loses included."""
+    if device != "cpu":
+        return CUDA_WORKSPACE
+    lossy = {"weights": weights, "kept": kept, "logits": logits, "block": block}
     return CPU_PROCESS + round(sum(CPU_SLACK[what] * size for what, size in lossy.items()))
 
 
