@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from farthing.planning import (
     estimate,
     limitations,
     make_plan,
+    predicted_seconds,
     settle,
 )
 from farthing.recipe import Recipe
@@ -61,6 +63,8 @@ from farthing.training.precision import Format, Precision
 from farthing.training.step import Stepper
 
 CALIBRATION_SECONDS = 3.0
+CALIBRATION_SHARE = 0.05
+"""of the predicted seconds, in shorter runs"""
 CALIBRATION_SECONDS_WHEN_IT_COUNTS = 6.0
 """for a budget in minutes or money, whose number of steps depends on it"""
 
@@ -114,7 +118,7 @@ def plan_run(
     warnings = [] if text is None else [message for _, message in text.warnings]
     draft = make_plan(recipe, machine, counts, Choice(settings), timing, disk_free=disk_free, warnings=warnings)
     if text is not None and measure and not draft.refusals:
-        report("trying settings", 0, 0)
+        report("timing steps", 0, 0)
         choice, timing = _measured(recipe, machine, counts, settings, text, timing)
         draft = make_plan(recipe, machine, counts, choice, timing, disk_free=disk_free, warnings=warnings)
     repeated = many_epochs(draft.epochs) if draft.epochs is not None else None
@@ -137,8 +141,11 @@ def _measured(
         torch.set_num_threads(settings.threads)
         timing = guess if settings == start else estimate(recipe, machine, counts, settings)
         if timing.seconds_per_step / settings.accumulation <= 20:
-            counts_on_it = recipe.budget.minutes is not None or recipe.budget.money is not None
-            seconds = CALIBRATION_SECONDS_WHEN_IT_COUNTS if counts_on_it else CALIBRATION_SECONDS
+            if recipe.budget.minutes is not None or recipe.budget.money is not None:
+                seconds = CALIBRATION_SECONDS_WHEN_IT_COUNTS
+            else:
+                predicted = predicted_seconds(recipe, counts, timing.seconds_per_step) or math.inf
+                seconds = min(CALIBRATION_SECONDS, CALIBRATION_SHARE * predicted)
             measured = calibrate.measure(bench.stepper(settings), batches, seconds=seconds)
             how = f"measured on {measured.samples} {'steps' if settings.accumulation == 1 else 'micro-batches'}"
             timing = Timing(measured.seconds_per_step, how, measured=True)

@@ -11,4 +11,5 @@ from farthing.planning.settings import Counts as Counts
 from farthing.planning.settings import Settings as Settings
 from farthing.planning.settings import Timing as Timing
 from farthing.planning.settings import estimate as estimate
+from farthing.planning.settings import predicted_seconds as predicted_seconds
 from farthing.planning.settings import settle as settle
