@@ -3,11 +3,11 @@
     python benchmarks/auto.py                      (about 15 minutes)
     python benchmarks/auto.py --recipes tiny,gqa
 
-For each recipe the planner chooses as it does at the start of a run of the stated length (precision, attention,
-compiling, micro-batch, and whatever else it measures). The same recipe with train.precision=fp32, train.attention=sdpa
-and train.compile=off is the plain one. Steps of both take turns; compiling is not counted, since the plan has weighed it
-against the length of the run. A recipe is slower where the median of the rounds says so by more than 3 %.
-Ends with exit code 1 if one is.
+For each recipe the planner chooses as it does at the start of a run of the stated length: precision, attention,
+compiling, micro-batch, and whatever else it measures. The same recipe with those pinned to fp32, SDPA, weight gradients
+as autograd calls them and no compiling is the plain one. Steps of both take turns; compiling is not counted, since the
+plan has weighed it against the length of the run. A recipe is slower where the median of the rounds says so by more than
+3 %. Ends with exit code 1 if one is.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def measure(name: str, *, rounds: int, seconds: float) -> dict[str, Any]:
         "overrides": overrides,
         "minutes": minutes,
         "parameters": facts["parameters"],
+        "chosen": facts["chosen"],
         "settings": facts["settings"],
         "start_seconds": start,
         "auto_step_seconds": bench.spread(taken["ours, auto"]),
@@ -90,12 +91,10 @@ def main() -> None:
     print(f"{'recipe':<16}{'parameters':>12}{'plain':>10}{'auto':>10}  {'times as fast':<24}chosen")
     for name in chosen.recipes.split(","):
         row = measure(name, rounds=chosen.rounds, seconds=chosen.seconds)
-        settings = row["settings"]
-        compiled = " compiled" if settings["compile"] else ""
         print(
             f"{name:<16}{row['parameters']:>12,}{row['plain_step_seconds']['median'] * 1e3:>7,.0f} ms"
             f"{row['auto_step_seconds']['median'] * 1e3:>7,.0f} ms  {bench.told(row['times_as_fast']):<24}"
-            f"{settings['precision']} {settings['attention']}{compiled}, micro-batch {settings['micro_batch']}",
+            f"{row['chosen']}",
             flush=True,
         )
         bench.merge("auto", name, row)

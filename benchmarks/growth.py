@@ -66,6 +66,7 @@ def measure(axis: str, points: list[Point], *, rounds: int, seconds: float, minu
                 "step_seconds": bench.spread(ours),
                 "tokens_per_second": bench.spread([shape.tokens / once for once in ours]),
                 "reaches_of_floor": bench.ratio(floor, ours),
+                "chosen": facts[f"ours {value}"]["chosen"],
                 "settings": facts[f"ours {value}"]["settings"],
             }
         )
@@ -84,12 +85,10 @@ def main() -> None:
         rows = measure(axis, axes()[axis], rounds=chosen.rounds, seconds=chosen.seconds, minutes=chosen.minutes)
         print(f"\n{axis:<10}{'parameters':>12}{'step':>11}{'tokens/s':>10}{'of the floor':>14}  settings")
         for row in rows:
-            settings = row["settings"]
-            compiled = " compiled" if settings["compile"] else ""
             print(
                 f"{row['value']:<10}{row['parameters']:>12,}{row['step_seconds']['median'] * 1e3:>8,.0f} ms"
                 f"{row['tokens_per_second']['median']:>10,.0f}{row['reaches_of_floor']['median']:>14.0%}"
-                f"  {settings['precision']} {settings['attention']}{compiled}"
+                f"  {row['chosen']}"
             )
         bench.merge("growth", axis, {"rounds": chosen.rounds, "planned_for_minutes": chosen.minutes, "rows": rows})
 

@@ -93,10 +93,10 @@ def compare(name: str, overrides: list[str], weights: Mapping[str, Tensor]) -> d
         agrees = loss_off <= FP32_LOSS and gradients["worst"] <= FP32_GRADIENT
     else:
         agrees = loss_off <= max(1e-3, 1.5 * lowered_off) and gradients["overall"] <= 1.5 * lowered["overall"]
-    settings = built.plan.settings
     return {
         "variant": name,
-        "settings": f"{precision} {settings.attention}{' compiled' if settings.compile else ''}",
+        "precision": precision,
+        "settings": built.plan.settings.told(),
         "loss": our_loss,
         "loss_of_gpt2_fp32": their_loss,
         "loss_off": loss_off,
@@ -120,12 +120,12 @@ def main() -> None:
     weights = trained_weights()
     rows = [compare(name, overrides, weights) for name, overrides in VARIANTS.items()]
     print(
-        f"{'ours':<14}{'settings':<22}{'loss off':>10}{'gradients off':>15}{'worst':>10}   GPT-2 in bf16: loss, gradients"
+        f"{'ours':<14}{'settings':<64}{'loss off':>10}{'gradients off':>15}{'worst':>10}   GPT-2 in bf16: loss, gradients"
     )
     for row in rows:
         gradients, lowered = row["gradients_off"], row["gradients_off_of_gpt2_bf16"]
         print(
-            f"{row['variant']:<14}{row['settings']:<22}{row['loss_off']:>10.1e}{gradients['overall']:>15.1e}"
+            f"{row['variant']:<14}{row['settings']:<64}{row['loss_off']:>10.1e}{gradients['overall']:>15.1e}"
             f"{gradients['worst']:>10.1e}   {row['loss_off_of_gpt2_bf16']:.1e}, {lowered['overall']:.1e}"
             f"{'' if row['agrees'] else '   DISAGREES'}"
         )

@@ -4,12 +4,12 @@
     python benchmarks/quality.py --data pystdlib --arms "ours, 1 min" --rivals-minutes 4
 
 About 2.6 M parameters on both sides, the same tokens (a BPE of 4,096), batch and context, and one yardstick: our
-scorer's bits per byte over every validation token, in fp32. Scoring is not counted in anyone's seconds; planning,
-imports and the first batch are told apart as start-up. Every run's learning rate ends with its own budget, so a point in
-mid-run understates what a shorter run would have reached: ours is therefore run with several budgets, and the time to a
-score is the earliest of any run of that side. The rivals are GPT-2's architecture under AdamW (0.9, 0.95, weight decay
-0.1) with a cosine and 5 % warm-up, at the rate that small GPTs are published with (6e-4) and at a better one (3e-3), in
-fp32 as on most CPUs, and in bf16. All runs of a text take turns of some seconds.
+scorer's bits per byte over every validation token, in fp32. Scoring is not counted in anyone's seconds; imports and
+planning are told apart as start-up, and compiling, where auto compiles, is counted. Every run's learning rate ends with
+its own budget, so a point in mid-run understates what a shorter run would have reached: ours is therefore run with
+several budgets, and the time to a score is the earliest of any run of that side. The rivals are GPT-2's architecture
+under AdamW (0.9, 0.95, weight decay 0.1) with a cosine and 5 % warm-up, at the rate that small GPTs are published with
+(6e-4) and at a better one (3e-3), in fp32 as on most CPUs, and in bf16. All runs of a text take turns of some seconds.
 """
 
 from __future__ import annotations

@@ -118,5 +118,5 @@ OURS = {
     "default": [],
     "relu2": ["model.mlp.kind=relu2"],
 }
-PLAIN = ["train.precision=fp32", "train.attention=sdpa", "train.compile=off"]
+PLAIN = ["train.precision=fp32", "train.attention=sdpa", "train.weight_gradient=strided", "train.compile=off"]
 """what the measured choices of auto are held against"""

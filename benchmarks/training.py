@@ -132,12 +132,10 @@ def show(result: Mapping[str, Any]) -> None:
     print(f"\n{result['shape']['name']}: {result['rounds']} rounds, threads: {result['threads']}")
     print(f"{'side':<26}{'tokens/s':>10}{'least':>9}{'most':>9}{'peak MiB':>10}  settings")
     for name, row in result["sides"].items():
-        rate, settings = row["tokens_per_second"], row.get("settings", {})
-        chosen = f"{settings['precision']} {settings['attention']}" if settings else ""
-        chosen += " compiled" if settings.get("compile") else ""
+        rate = row["tokens_per_second"]
         print(
             f"{name:<26}{rate['median']:>10,.0f}{rate['least']:>9,.0f}{rate['most']:>9,.0f}"
-            f"{row['peak_bytes'] / 2**20:>10,.0f}  {chosen}"
+            f"{row['peak_bytes'] / 2**20:>10,.0f}  {row.get('chosen', '')}"
         )
     mine = [name for name in result["sides"] if name.startswith("ours")]
     print(f"{'times as fast as':<26}" + "".join(f"{name:>22}" for name in mine))

@@ -49,6 +49,7 @@ def facts(built: Built) -> dict[str, Any]:
         "parameters": built.plan.parameters,
         "flops_per_token": built.plan.flops_per_token,
         "matmul_flops": built.plan.peak_flops,
+        "chosen": built.plan.settings.told(),
         "settings": asdict(built.plan.settings),
         "planned_peak_bytes": built.plan.memory_bytes,
     }

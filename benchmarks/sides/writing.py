@@ -17,6 +17,7 @@ from shapes import GPT2_ARCHITECTURE, Shape
 from farthing import config, session
 from farthing.model.generate import generate
 from farthing.model.gpt import GPT, build_model
+from farthing.model.inference import Precision
 from farthing.recipe import Recipe
 from sides.turnstile import Turnstile, asked
 
@@ -25,9 +26,9 @@ Text = Callable[[], list[int]]
 """writes one text; returns the new tokens"""
 
 
-def ours(model: GPT, tokens: int, *, temperature: float) -> Text:
+def ours(model: GPT, tokens: int, *, temperature: float, precision: Precision) -> Text:
     """farthing.model.generate."""
-    return lambda: list(generate(model.eval(), PROMPT, tokens=tokens, temperature=temperature))
+    return lambda: list(generate(model.eval(), PROMPT, tokens=tokens, temperature=temperature, precision=precision))
 
 
 def transformers(model: GPT, shape: Shape, tokens: int, *, temperature: float) -> Text:
@@ -57,7 +58,7 @@ def main() -> None:
     model = build_model(recipe.model, shape.vocab_size, seed=recipe.seed)
     tokens = shape.context - len(PROMPT)
     if wanted["arm"] == "ours":
-        once = ours(model, tokens, temperature=temperature)
+        once = ours(model, tokens, temperature=temperature, precision=wanted.get("precision", "fp32"))
     else:
         once = transformers(model, shape, tokens, temperature=temperature)
     turnstile = Turnstile({"tokens": tokens}, {"text": once})
