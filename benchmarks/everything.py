@@ -2,7 +2,7 @@
 
     python benchmarks/everything.py [TITLES.txt]           (about 95 minutes; without titles 80)
     python benchmarks/everything.py --quick                the headline shape and what goes with it (about 10 minutes)
-    python benchmarks/everything.py --only parity,training
+    python benchmarks/everything.py --only parity,throughput
 
 TITLES.txt is hn_titles.txt for the titles half of quality.py. A script that fails is named, and the others still run.
 Not among them, since they say nothing about these targets: titles.py, memory.py, large_text.py.
@@ -21,7 +21,7 @@ import bench
 # name: arguments of the whole, arguments of the quick one (None: not part of it)
 SCRIPTS: dict[str, tuple[list[str], list[str] | None]] = {
     "parity": ([], []),
-    "training": ([], ["--quick", "--rounds", "3"]),
+    "throughput": ([], ["--quick", "--rounds", "3"]),
     "inference": ([], ["--quick"]),
     "by_kernel": ([], []),
     "start": ([], None),

@@ -23,7 +23,7 @@ import torch
 import turns
 from shapes import OURS, Shape
 
-from training import ratios
+from throughput import ratios
 
 SIZES = {
     "124M": Shape("124M/1024", n_layer=12, n_head=12, d_model=768, vocab_size=50257, context=1024, batch=32),

@@ -57,7 +57,7 @@ def speed(rivals: list[str], least: float) -> Callable[[], tuple[str, bool]]:
     """The headline's ratio against the best of some rivals."""
 
     def read() -> tuple[str, bool]:
-        ratios = results("training", "parts", HEADLINE, "ratios")
+        ratios = results("throughput", "parts", HEADLINE, "ratios")
         there = [ratios[f"ours-gelu against {rival}"] for rival in rivals if f"ours-gelu against {rival}" in ratios]
         if not there:
             raise Missing
@@ -69,7 +69,7 @@ def speed(rivals: list[str], least: float) -> Callable[[], tuple[str, bool]]:
 
 def floor() -> tuple[str, bool]:
     """Share of the matrix-product floor."""
-    found = results("training", "parts", HEADLINE, "ratios", "ours-gelu reaches of floor-bf16")
+    found = results("throughput", "parts", HEADLINE, "ratios", "ours-gelu reaches of floor-bf16")
     return f"{found['median']:.0%} ({found['least']:.0%} to {found['most']:.0%})", found["median"] >= 0.45
 
 
@@ -77,7 +77,7 @@ def memory(shape: str, most: float) -> Callable[[], tuple[str, bool]]:
     """Our process's peak over that of the Trainer's in fp32."""
 
     def read() -> tuple[str, bool]:
-        sides = results("training", "parts", shape, "sides")
+        sides = results("throughput", "parts", shape, "sides")
         if not {"ours-gelu", "trainer-fp32"} <= sides.keys():
             raise Missing
         mine, theirs = sides["ours-gelu"]["peak_bytes"], sides["trainer-fp32"]["peak_bytes"]

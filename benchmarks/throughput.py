@@ -1,8 +1,8 @@
 """Training speed and memory: Farthing, transformers' Trainer, litgpt, a plain fp32 loop, and the matrix products alone.
 
-    python benchmarks/training.py                          every shape and side (about 25 minutes)
-    python benchmarks/training.py --quick                  the headline shape alone (about 5 minutes)
-    python benchmarks/training.py --shapes 12M/128,45M/512 --sides ours-gelu,trainer-fp32 --rounds 3
+    python benchmarks/throughput.py                          every shape and side (about 25 minutes)
+    python benchmarks/throughput.py --quick                  the headline shape alone (about 5 minutes)
+    python benchmarks/throughput.py --shapes 12M/128,45M/512 --sides ours-gelu,trainer-fp32 --rounds 3
 
 Each side is a process of its own; they take turns of some seconds, round by round, while the others wait. A ratio is
 taken within a round; the median of the rounds is given, with the least and the most. Every step has 2,048 tokens of
@@ -169,7 +169,7 @@ def main() -> None:
                 threads=chosen.threads,
             )
         show(result)
-        bench.merge("training", name if not chosen.threads else f"{name}, {chosen.threads} threads", result)
+        bench.merge("throughput", name if not chosen.threads else f"{name}, {chosen.threads} threads", result)
 
 
 if __name__ == "__main__":
