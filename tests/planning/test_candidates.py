@@ -114,7 +114,7 @@ def test_a_gpu_is_tried_in_micro_batches_and_with_cuda_graphs_only(
     assert moves == [*graphs, [replace(start, micro_batch=6, accumulation=2)]]
 
 
-@pytest.mark.parametrize("pin", ["precision=bf16", "precision=fp16", "attention=math", "compile=on"])
+@pytest.mark.parametrize("pin", ["precision=bf16", "precision=fp16", "attention=math"])
 def test_a_recipe_can_rule_plain_fp32_out(machine: Machine, pin: str) -> None:
     start = Settings("cpu", 1, "bf16", "math", False, 12, 1, {})
     assert plain_settings(recipe(f"train.{pin}"), machine, COUNTS, start) is None

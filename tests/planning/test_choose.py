@@ -222,6 +222,7 @@ def test_what_is_to_be_compiled_or_takes_minutes_a_window_is_not_tried(machine: 
     assert choose(compiled, machine, COUNTS, replace(start, compile=True), bench, guess=STEP).settings.compile
     assert choose(plain, machine, COUNTS, start, bench, guess=100.0).trial is None
     assert not bench.asked
+    assert choose(compiled, machine, COUNTS, start, bench, guess=STEP).trial is not None, "it cannot be compiled here"
 
 
 def test_what_does_not_fit_is_not_tried(machine: Machine) -> None:
@@ -310,6 +311,9 @@ def test_what_the_machine_lacks_is_one_clear_line(machine: Machine, monkeypatch:
     assert lacking(machine) == []
     [(code, message)] = lacking(old, "train.precision=bf16")
     assert code == "precision_fallback" and "no bf16 of its own" in message
+    assert lacking(replace(machine, device="cuda", bf16=True)) == [], "fp32 has been measured to be the faster"
+    [(code, _)] = lacking(replace(machine, device="cuda", bf16=False))
+    assert code == "precision_fallback"
     [(code, message)] = lacking(replace(machine, device="mps"))
     assert code == "precision_fallback" and "the reliable format" in message
     [(code, message)] = lacking(machine, "train.compile=on")
@@ -324,11 +328,12 @@ def test_what_the_machine_lacks_is_one_clear_line(machine: Machine, monkeypatch:
 
 
 def test_the_plan_keeps_the_evidence_and_reads_plans_without_it(machine: Machine) -> None:
-    made = recipe()
+    made = recipe("train.precision=bf16")
     choice = checked(made, machine, COUNTS, chosen(made, machine, Bench(halves)), lambda fast, plain: Parity(False))
     plan = make_plan(made, machine, COUNTS, choice, Timing(STEP, "given", True), disk_free=10**12)
+    assert plan.told().endswith("what is faster does not compute the same here")
     table = json.loads(json.dumps(plan.as_dict()))
-    assert [one["taken"] for one in table["trial"]["tried"]].count(True) == 1
+    assert not any(one["taken"] for one in table["trial"]["tried"]), "none of these was used in the end"
     assert {"seconds_per_step", "median_seconds", "runs", "tokens_per_second", "verdict"} <= table["trial"]["tried"][
         0
     ].keys()

@@ -198,15 +198,18 @@ def test_a_compiler_that_fails_is_told(bench: Bench[Settings], monkeypatch: pyte
     assert race.failure == "torch.compile failed: no C++ compiler"
 
 
-def test_what_breaks_without_a_compiler_is_a_mistake_of_ours(
+def test_what_torch_cannot_do_is_told_and_a_mistake_of_ours_is_not_hidden(
     bench: Bench[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.step_seconds(START, guess=0.1)
+    error: Exception = RuntimeError('"addmm" not implemented\nand so on')
 
     def take(self: Stepper, batch: Batch) -> Any:
-        raise AssertionError("ours")
+        raise error
 
     monkeypatch.setattr(Stepper, "take", take)
+    assert bench.race(START, OTHER, seconds=0.0).failure == 'does not work here: "addmm" not implemented'
+    error = AssertionError("ours")
     with pytest.raises(AssertionError, match="ours"):
         bench.race(START, OTHER, seconds=0.0)
 

@@ -19,7 +19,7 @@ WORTH_TRYING_BF16 = 0.8
 def plain_settings(recipe: Recipe, machine: Machine, counts: Counts, start: Settings) -> Settings | None:
     """fp32, eager and fused attention: what a plain training loop does. None if the recipe or the memory rules it out."""
     train = recipe.train
-    if train.precision not in ("auto", "fp32") or train.attention not in ("auto", "sdpa") or train.compile == "on":
+    if train.precision not in ("auto", "fp32") or train.attention not in ("auto", "sdpa"):
         return None
     layout = start.weight_gradient if train.weight_gradient != "auto" else "strided"
     plain = replace(start, precision="fp32", attention="sdpa", weight_gradient=layout, compile=False)

@@ -76,7 +76,9 @@ def choose(recipe: Recipe, machine: Machine, counts: Counts, start: Settings, be
     if known is not None and known[0].device == start.device and fits(recipe, machine, counts, known[0]):
         return Choice(*known)
     settings, trial, before = start, None, hardware.ran_and_waited()
-    if recipe.train.compile != "on" and guess / recipe.train.batch_size <= SLOWEST_WINDOW:
+    # Where compiling is asked for, what is compiled is what would have to be tried: a minute for each.
+    compiling = recipe.train.compile == "on" and start.compile
+    if not compiling and guess / recipe.train.batch_size <= SLOWEST_WINDOW:
         settings, trial = _tried(recipe, machine, counts, replace(start, compile=False), bench, guess)
     ran, waited = (now - then for now, then in zip(hardware.ran_and_waited(), before, strict=True))
     if waited > MOST_WAITING * (ran + waited):
@@ -135,7 +137,8 @@ def checked(
         f"{_in_words(eager)} does not compute what plain fp32 does here ({trouble}); going on with {_in_words(other)}"
     )
     fallback = Notice(code="parity_fallback", message=told)
-    return replace(choice, settings=settings, parity=parity, fallbacks=[*choice.fallbacks, fallback])
+    trial = None if choice.trial is None else choice.trial.overruled()
+    return Choice(settings, trial, parity, [*choice.fallbacks, fallback])
 
 
 def _apart(
@@ -159,7 +162,8 @@ def limitations(
     if asked == "bf16" and not machine.bf16:
         told = f"this {machine.device} device has no bf16 of its own, which is emulated; train.precision=fp32 may be faster"
         found.append(Notice(code="precision_fallback", message=told))
-    if asked == "auto" and machine.device != "cpu" and precision == "fp32":
+    native = machine.device == "cpu" or (machine.device == "cuda" and machine.bf16)
+    if asked == "auto" and not native and precision == "fp32":
         found.append(Notice(code="precision_fallback", message=f"training in fp32: {settings.why['precision']}"))
     wanted = recipe.train.compile == "on" or (
         recipe.train.compile == "auto"

@@ -80,6 +80,8 @@ class Plan:
 
     def told(self) -> str:
         """The settings in one line, and what they rest on."""
+        if any(one.code == "parity_fallback" for one in self.fallbacks):
+            return f"{self.settings.told()}: what is faster does not compute the same here"
         return self.settings.told() + ("" if self.trial is None else f": {self.trial.told()}")
 
     @classmethod

@@ -28,7 +28,7 @@ def file_of(recipe: Recipe, machine: Machine, counts: Counts, start: Settings) -
     """Where the choice for such a run on such a machine is kept.
 
     The name is a digest of all that the fastest settings depend on. Rates, schedule and seed are not of it, so that
-    the runs of a search share one choice; `start` is, since memory that has run short leads to another beginning.
+    the runs of a search share one choice. `start` is: memory that has run short leads to another beginning.
     """
     train, objective = recipe.train, recipe.objective
     facts = {
@@ -46,7 +46,7 @@ def file_of(recipe: Recipe, machine: Machine, counts: Counts, start: Settings) -
         ],
         "budget": config.fingerprint(recipe.budget),
         "tokens_per_epoch": None if recipe.budget.epochs is None else counts.tokens_per_epoch,
-        "start": [start.micro_batch, start.threads],
+        "start": [start.micro_batch, start.threads, start.compile],
     }  # fmt: skip
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return folder() / f"{name}.json"

@@ -107,6 +107,10 @@ class Trial:
         tried = [replace(one, taken=number == 0) for number, one in enumerate(self.tried)]
         return replace(self, gain=None, tried=tried, busy=True)
 
+    def overruled(self) -> Trial:
+        """The same trial where what it found must not be used."""
+        return replace(self, gain=None, tried=[replace(one, taken=False) for one in self.tried])
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)

@@ -140,9 +140,12 @@ class Bench(Generic[W]):
         except OutOfMemory:
             return Race(failure="does not fit in memory")
         except Exception as error:
-            if not challenger.compile:
+            if challenger.compile:
+                return Race(failure=f"torch.compile failed: {first_line(error)}")
+            if not isinstance(error, RuntimeError):
                 raise
-            return Race(failure=f"torch.compile failed: {first_line(error)}")
+            # An operation that torch does not have in this format, say.
+            return Race(failure=f"does not work here: {first_line(error)}")
         finally:
             stepper.micro_batch = micro_batch
         return Race(*times, compile_seconds=max(0.0, first - min(times[1])) if challenger.compile else 0.0)
