@@ -22,7 +22,6 @@ import bench
 import torch
 import turns
 from shapes import OURS, Shape
-
 from throughput import ratios
 
 SIZES = {
