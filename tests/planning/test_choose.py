@@ -196,11 +196,20 @@ def test_a_cache_that_cannot_be_written_is_passed_over(
 
 
 def test_a_busy_machine_is_not_believed(machine: Machine, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = iter([(10.0, 1.0), (14.0, 3.0)])
-    monkeypatch.setattr(hardware, "ran_and_waited", lambda: next(counts))
-    made = chosen(recipe(), machine, Bench(halves))
+    counts = iter([(10.0, 1.0), (12.0, 1.1), (14.0, 3.0), (16.0, 5.0)])
+    last = [(0.0, 0.0)]
+
+    def told() -> tuple[float, float]:
+        last[0] = next(counts, last[0])
+        return last[0]
+
+    monkeypatch.setattr(hardware, "ran_and_waited", told)
+    bench = Bench(halves)
+    made = chosen(recipe(), machine, bench)
     assert made.settings == settle(recipe(), machine, COUNTS)
     assert made.trial.busy and "busy" in made.trial.told()
+    assert bench.races == 2, "and once that is seen nothing more is timed"
+    assert any("other work disturbs" in one.verdict for one in made.trial.tried)
     assert not cache.exists()
 
 

@@ -75,13 +75,12 @@ def choose(recipe: Recipe, machine: Machine, counts: Counts, start: Settings, be
     known = remembered.recall(file)
     if known is not None and known[0].device == start.device and fits(recipe, machine, counts, known[0]):
         return Choice(*known)
-    settings, trial, before = start, None, hardware.ran_and_waited()
+    settings, trial, busy = start, None, _busy()
     # Where compiling is asked for, what is compiled is what would have to be tried: a minute for each.
     compiling = recipe.train.compile == "on" and start.compile
     if not compiling and guess / recipe.train.batch_size <= SLOWEST_WINDOW:
-        settings, trial = _tried(recipe, machine, counts, replace(start, compile=False), bench, guess)
-    ran, waited = (now - then for now, then in zip(hardware.ran_and_waited(), before, strict=True))
-    if waited > MOST_WAITING * (ran + waited):
+        settings, trial = _tried(recipe, machine, counts, replace(start, compile=False), bench, guess, busy)
+    if busy():
         # Such times are those of the other work: the probes, which keep the best of several runs, know more.
         return Choice(start, None if trial is None else trial.disturbed())
     if trial is None:
@@ -90,8 +89,25 @@ def choose(recipe: Recipe, machine: Machine, counts: Counts, start: Settings, be
     return Choice(settings, trial)
 
 
+def _busy() -> Callable[[], bool]:
+    """Whether this process has had to wait for other work since this call."""
+    before = hardware.ran_and_waited()
+
+    def busy() -> bool:
+        ran, waited = (now - then for now, then in zip(hardware.ran_and_waited(), before, strict=True))
+        return waited > MOST_WAITING * (ran + waited)
+
+    return busy
+
+
 def _tried(
-    recipe: Recipe, machine: Machine, counts: Counts, start: Settings, bench: Bench, guess: float
+    recipe: Recipe,
+    machine: Machine,
+    counts: Counts,
+    start: Settings,
+    bench: Bench,
+    guess: float,
+    busy: Callable[[], bool],
 ) -> tuple[Settings, Trial | None]:
     step = bench.step_seconds(start, guess=guess)
     seconds = 0.0 if step is None else allowance(predicted_seconds(recipe, counts, step))
@@ -107,6 +123,7 @@ def _tried(
         predict=lambda seconds_per_step: predicted_seconds(recipe, counts, seconds_per_step),
         compiled=lambda best: compiled(recipe, machine, best),
         tokens_per_step=recipe.train.batch_size * recipe.model.context_length,
+        disturbed=busy,
     )
     return settings, trial if any(one.runs for one in trial.tried) else None
 

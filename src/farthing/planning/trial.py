@@ -155,6 +155,7 @@ def search(
     predict: Callable[[float], float | None],
     compiled: Callable[[Settings], Settings | None],
     tokens_per_step: int,
+    disturbed: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Settings, Trial]:
     """Better the settings one respect at a time; what is returned was never measured to be slower than `plain`.
@@ -168,9 +169,10 @@ def search(
         predict: the run's training seconds from those of a step.
         compiled: the same settings compiled, or None where compiling is not to be tried.
         tokens_per_step: for the evidence.
+        disturbed: whether other work makes times meaningless, so that there is no use in taking more.
         clock: seconds, rising.
     """
-    found = _Search(start, track, seconds, clock)
+    found = _Search(start, track, seconds, disturbed, clock)
     if plain is not None and plain != start:
         # It wins a tie: what cannot beat it is not worth the risk.
         found.challenge(plain, margin=0.0)
@@ -180,7 +182,7 @@ def search(
     if plain in found.times and found.shortest(plain) < found.shortest(found.best):
         found.why["precision"] = f"nothing tried was faster in the end: {_said(found.shortest(plain))} a step"
         found.best = plain
-    if found.best in found.times:
+    if found.best in found.times and not disturbed():
         predicted = predict(found.shortest(found.best))
         if worth_compiling(predicted, start.device) and (challenger := compiled(found.best)) is not None:
             assert predicted is not None
@@ -189,12 +191,20 @@ def search(
 
 
 class _Search:
-    def __init__(self, start: Settings, track: Track, seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        start: Settings,
+        track: Track,
+        seconds: float,
+        disturbed: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
         self.best = start
         self.times: dict[Settings, list[float]] = {}
         self.verdicts = {start: "where it begins: what the machine's probes suggest"}
         self.why: dict[str, str] = {}
         self._track, self._seconds, self._clock = track, seconds, clock
+        self.disturbed = disturbed
         self._begun = clock()
 
     def shortest(self, settings: Settings) -> float:
@@ -204,9 +214,10 @@ class _Search:
         """Whether it is new, and there is time."""
         if challenger in self.verdicts or challenger in self.times or challenger == self.best:
             return False
-        if self._clock() - self._begun < self._seconds:
+        over = self._clock() - self._begun >= self._seconds
+        if not over and not self.disturbed():
             return True
-        self.verdicts[challenger] = "not tried: no time left"
+        self.verdicts[challenger] = "not tried: no time left" if over else "not tried: other work disturbs"
         return False
 
     def challenge(self, challenger: Settings, *, margin: float = MARGIN) -> bool:

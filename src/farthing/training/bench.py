@@ -20,7 +20,7 @@ from farthing.training.step import OutOfMemory, Stepper
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 12
 CLEARLY_SLOWER = 1.25
-"""A challenger that takes so many times as long after two rounds has lost."""
+"""A challenger that takes so many times as long has lost, and is not timed for longer than it has to be."""
 ROUNDS_IN_TRIAL = 50
 """steps that fit in a trial: about eight of each candidate"""
 
@@ -156,9 +156,8 @@ class Bench(Generic[W]):
         for number in range(MOST_ROUNDS):
             for way, taken in zip((incumbent, challenger), times, strict=True):
                 taken.append(self._timed(way, number))
-            if number == 1 and min(times[1]) > CLEARLY_SLOWER * min(times[0]):
-                break
-            if number + 1 >= LEAST_ROUNDS and self._clock() - begun >= seconds:
+            over = self._clock() - begun >= seconds or min(times[1]) > CLEARLY_SLOWER * min(times[0])
+            if number + 1 >= LEAST_ROUNDS and over:
                 break
         return times
 
