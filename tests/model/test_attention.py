@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from farthing.model import attention
+from farthing.model import attention, memory
 from farthing.model.attention import explicit_attention, fused_attention, visibility
 
 
@@ -22,7 +22,7 @@ from farthing.model.attention import explicit_attention, fused_attention, visibi
 def _small_blocks() -> Iterator[None]:
     """Windows of a few positions already make several blocks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "LEAST_BLOCK", 2)
+        patch.setattr(memory, "LEAST_BLOCK", 2)
         yield
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from farthing.model import documents
+from farthing.model import documents, memory
 from farthing.model.cache import KeyValueCache
 from farthing.model.linear import Linear, WeightGradient
 from farthing.model.norm import Normalize
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 AttentionPath = Literal["sdpa", "math"]
-LEAST_BLOCK = 128
-"""queries of the smallest block of explicit attention; smaller products are slower ones"""
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ class _Block:
 
 def _blocks(length: int, seen: int) -> list[_Block]:
     # At most four, so that the gradients of keys and values are sums of few terms in a low precision.
-    size = max(LEAST_BLOCK, -(-length // 4))
+    size = memory.block_size(length)
     starts = range(0, length, size)
     return [_Block(slice(start, min(length, start + size)), seen - max(0, length - start - size)) for start in starts]
 

@@ -26,7 +26,7 @@ class LowWeight:
     """
 
     def __init__(self) -> None:
-        self._of: tuple[Tensor, int] | None = None
+        self._of: tuple[Tensor, int, int] | None = None
         self._copy: Tensor | None = None
 
     def __deepcopy__(self, memo: object) -> LowWeight:
@@ -45,11 +45,13 @@ class LowWeight:
             with torch.inference_mode(False), torch.no_grad():
                 copy = self._copy = torch.empty_like(weight, dtype=dtype)
             self._of = None
-        # The parameter and its version together: a parameter that was put in its place has a counter of its own.
-        if self._of is None or self._of[0] is not weight or self._of[1] != weight._version:
+        # The parameter, its version and its place together: a parameter that was put in its place has a counter of its
+        # own, and one that was given other data keeps its counter.
+        known, now = self._of, (weight._version, weight.data_ptr())
+        if known is None or known[0] is not weight or known[1:] != now:
             with torch.no_grad():
                 copy.copy_(weight)
-            self._of = (weight, weight._version)
+            self._of = (weight, *now)
         return copy
 
     def update(self, weight: Tensor) -> None:
