@@ -149,6 +149,8 @@ def _measured(
             measured = calibrate.measure(bench.stepper(settings), batches, seconds=seconds)
             how = f"measured on {measured.samples} {'steps' if settings.accumulation == 1 else 'micro-batches'}"
             timing = Timing(measured.seconds_per_step, how, measured=True)
+        if not settings.compile:
+            bench.forget_compiled()
     forget_peak_memory(machine.device)
     lacking = limitations(recipe, machine, counts, settings, timing.seconds_per_step)
     return replace(choice, fallbacks=[*choice.fallbacks, *lacking]), timing

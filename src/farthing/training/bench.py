@@ -81,9 +81,6 @@ class Bench(Generic[W]):
 
     def __exit__(self, *_: object) -> None:
         self._steppers.clear()
-        if self._compiled:
-            # The compiler would keep the throwaway model for ever.
-            torch.compiler.reset()
         restore_random_states(self._states)
 
     def stepper(self, way: W) -> Stepper:
@@ -165,6 +162,11 @@ class Bench(Generic[W]):
         """Hold settings against plain ones on a few tokens of the first batch."""
         batch = parity.few_tokens(self._batches.batch(0))
         return parity.compare(self.stepper(way), self.stepper(plain), batch)
+
+    def forget_compiled(self) -> None:
+        """Drop what has been compiled, if anything: to be called where a run is not to use it."""
+        if self._compiled:
+            torch.compiler.reset()
 
     def _part(self, number: int) -> Batch:
         return self._batches.batch(number).rows(0, self._windows)
