@@ -66,6 +66,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, cut to 160 characters; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 def need(module: str, *, extra: str, why: str) -> ModuleType:
     """Import an optional dependency, or say which extra brings it."""
     try:

@@ -51,7 +51,7 @@ def bench(story: Path, clock: Clock) -> Iterator[Bench[Settings]]:
 def paced(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: dict[str, float], update: float = 0.0) -> list[Any]:
     """A window takes so many seconds, by attention path, and each update so many more; returns what is taken."""
     taken: list[tuple[str, int]] = []
-    accumulate, take = Stepper._accumulate, Stepper.take
+    accumulate, take = Stepper.accumulate, Stepper.take
 
     def accumulated(self: Stepper, batch: Batch) -> Any:
         clock.now += seconds[self.model.blocks[0].attention.path] * batch.windows  # type: ignore[union-attr, index]
@@ -62,7 +62,7 @@ def paced(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: dict[str, floa
         clock.now += update
         return take(self, batch)
 
-    monkeypatch.setattr(Stepper, "_accumulate", accumulated)
+    monkeypatch.setattr(Stepper, "accumulate", accumulated)
     monkeypatch.setattr(Stepper, "take", took)
     return taken
 

@@ -44,7 +44,7 @@ def test_where_micro_batches_are_many_a_step_is_their_sum(
     stepper.micro_batch = 3
     now = [0.0]
     windows: list[int] = []
-    take, accumulate, update = stepper.take, stepper._accumulate, stepper.optimizer.step
+    take, accumulate, update = stepper.take, stepper.accumulate, stepper.optimizer.step
 
     def taken(batch: Any) -> Any:
         windows.append(batch.windows)
@@ -59,7 +59,7 @@ def test_where_micro_batches_are_many_a_step_is_their_sum(
         update(*arguments)
 
     monkeypatch.setattr(stepper, "take", taken)
-    monkeypatch.setattr(stepper, "_accumulate", accumulated)
+    monkeypatch.setattr(stepper, "accumulate", accumulated)
     monkeypatch.setattr(stepper.optimizer, "step", updated)
     monkeypatch.setattr(calibrate.time, "monotonic", lambda: now[0])
     measured = calibrate.measure(stepper, batches, seconds=20.0)

@@ -51,7 +51,7 @@ def batches_of(made: Any) -> Batches:
 def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Batch, int], bool], what: str = "loss") -> list[int]:
     """Make the loss or the gradients of some steps not finite; returns where the calls are counted."""
     calls: list[int] = []
-    genuine = Stepper._accumulate
+    genuine = Stepper.accumulate
 
     def accumulate(self: Stepper, batch: Batch) -> torch.Tensor:
         nats = genuine(self, batch)
@@ -64,7 +64,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Batch, int], bool], w
             parameter.grad[0] = math.inf if what == "inf gradient" else math.nan
         return nats
 
-    monkeypatch.setattr(Stepper, "_accumulate", accumulate)
+    monkeypatch.setattr(Stepper, "accumulate", accumulate)
     return calls
 
 

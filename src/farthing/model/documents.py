@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from farthing.errors import first_line
 from farthing.recipe.model import Model
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def trouble(device: torch.device, dtype: torch.dtype) -> str | None:
         )
     except Exception as error:
         # Whatever the compiler trips over, masked attention is the same function.
-        return str(error).strip().split("\n")[0][:160] or type(error).__name__
+        return first_line(error)
     for one, other in zip(found, expected, strict=True):
         if not float((one - other).float().norm() / other.float().norm()) < _TOLERANCE:
             return "what it computes is not what masked attention does"

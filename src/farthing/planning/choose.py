@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from farthing.errors import first_line
 from farthing.events import Notice
 from farthing.planning import remembered
 from farthing.planning.candidates import compiled, coordinates, plain_settings, safer
@@ -17,8 +18,6 @@ from farthing.runtime.device import Machine, choose_compile
 
 SLOWEST_WINDOW = 2.0
 """Seconds that one sequence may be expected to take where settings are still tried."""
-
-
 MOST_WAITING = 0.2
 """Share of the time that threads may wait for a core in a trial that is believed."""
 
@@ -166,7 +165,7 @@ def _apart(
         found = compare(settings, plain)
     except RuntimeError as error:
         # An operation that is not there in this format, say.
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:160], None
+        return first_line(error), None
     return "" if found.holds else found.told(), found.as_dict()
 
 

@@ -15,8 +15,10 @@ from typing import Any, get_args
 import torch
 
 from farthing import __version__, config, storage
-from farthing.planning.settings import Counts, Format, Layout, Settings
-from farthing.planning.settings import Path as AttentionPath
+from farthing.model.linear import WeightGradient
+from farthing.model.memory import Format
+from farthing.model.memory import Path as AttentionPath
+from farthing.planning.settings import Counts, Settings
 from farthing.planning.trial import Trial
 from farthing.recipe import Recipe
 from farthing.runtime.device import Machine
@@ -80,7 +82,7 @@ def _sound(settings: Settings) -> bool:
     return (
         settings.precision in get_args(Format)
         and settings.attention in get_args(AttentionPath)
-        and settings.weight_gradient in get_args(Layout)
+        and settings.weight_gradient in get_args(WeightGradient)
         and all(type(count) is int and count > 0 for count in counts)
         and type(settings.compile) is bool
         and isinstance(settings.why, dict)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from farthing.budget import Rates, steps_for_limits
 from farthing.model import cost
+from farthing.model.linear import WeightGradient
+from farthing.model.memory import Format, Path
 from farthing.model.memory import memory as step_memory
 from farthing.optim.memory import sharpness_bytes, state_bytes
 from farthing.optim.roles import Role
@@ -31,10 +32,6 @@ TOKENS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536, "mps": 16_384}
 """Tokens of a micro-batch beyond which none of these devices gets faster."""
 START_SECONDS = 10.0
 """Start-up, for the prediction of money."""
-
-Format = Literal["fp32", "bf16", "fp16"]
-Path = Literal["sdpa", "math"]
-Layout = Literal["strided", "copied"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Settings:
     micro_batch: int
     accumulation: int
     why: dict[str, str] = field(compare=False)
-    weight_gradient: Layout = "strided"
+    weight_gradient: WeightGradient = "strided"
     """of runs whose plan.json does not tell, too"""
     cuda_graphs: bool = False
     """replay passes instead of asking for each kernel; only ever chosen because it was measured to be faster"""

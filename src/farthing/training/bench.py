@@ -10,11 +10,11 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from farthing.data.batches import Batch, Batches
+from farthing.errors import first_line
 from farthing.runtime.probes import synchronize
 from farthing.runtime.seed import random_states, restore_random_states
 from farthing.training import parity
 from farthing.training.calibrate import update_seconds
-from farthing.training.compiled import first_line
 from farthing.training.parity import Parity
 from farthing.training.step import OutOfMemory, Stepper
 

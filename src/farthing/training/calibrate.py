@@ -72,7 +72,7 @@ def update_seconds(stepper: Stepper, batch: Batch, *, clock: Callable[[], float]
     for _ in range(2):
         start = clock()
         stepper.model.train()
-        stepper._accumulate(part)
+        stepper.accumulate(part)
         synchronize(stepper.device.type)
         passes.append(clock() - start)
         stepper.optimizer.zero_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from farthing.data.batches import Batch
+from farthing.errors import first_line
 from farthing.events import Emit, Notice
 from farthing.model.gpt import GPT
 from farthing.runtime.device import is_out_of_memory
@@ -77,9 +78,3 @@ def warm_up(stepper: Stepper, batch: Batch, emit: Emit) -> float:
         emit(trouble)
     synchronize(stepper.device.type)
     return time.monotonic() - start
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, cut to a line."""
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__

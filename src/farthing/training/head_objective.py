@@ -109,8 +109,7 @@ class _HeadObjective(torch.autograd.Function):
             return (None,) * 8
         # Only now: in fp16 what is multiplied by 1 / tokens too early is lost.
         dx_ND = dx_ND * gradient
-        dweight_VD = dweight_VD.to(ctx.weight_dtype) if dweight_VD.dtype != ctx.weight_dtype else dweight_VD
-        return dx_ND, dweight_VD.mul_(gradient), None, None, None, None, None, None
+        return dx_ND, dweight_VD.to(ctx.weight_dtype).mul_(gradient), None, None, None, None, None, None
 
 
 def _chunk(

@@ -123,7 +123,7 @@ def _loss_and_gradients(stepper: Stepper, batch: Batch, *, training: bool) -> tu
     stepper.model.train(training)
     try:
         while True:
-            nats = float(stepper._accumulate(batch))
+            nats = float(stepper.accumulate(batch))
             scale = 1.0 if scaler is None else scaler.get_scale()
             gradients = [
                 torch.zeros_like(p) if p.grad is None else p.grad.detach().float() / scale

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from farthing.data.batches import Batch
+from farthing.errors import first_line
 from farthing.model.linear import Embedding, Linear
 from farthing.recipe.model import Model
 from farthing.recipe.optimization import NoSharpness, Objective, Sharpness
@@ -102,7 +103,7 @@ class Recorder:
             return Recording(self._run, self._model, inputs_BT, targets_BT, tokens)
         except Exception as error:
             # Whatever it was, the plain pass is the same training.
-            reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+            reason = first_line(error)
         finally:
             for parameter in self._model.parameters():
                 parameter.grad = None

@@ -154,11 +154,11 @@ class Stepper:
 
     def _take(self, batch: Batch) -> Taken:
         self.model.train()
-        nats = self._accumulate(batch)
+        nats = self.accumulate(batch)
         with perturbed(self._parameters, self._sharpness) as moved:
             if moved:
                 self.optimizer.zero_grad()
-                self._accumulate(batch)
+                self.accumulate(batch)
         self.precision.unscale(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         update = self._update_unseen if self._unseen else self._update
@@ -188,8 +188,15 @@ class Stepper:
         told: list[float] = torch.stack([x.double() for x in (loss, norm, skip)]).tolist()
         return told[0], told[1], bool(told[2])
 
-    def _accumulate(self, batch: Batch) -> Tensor:
-        """Gradients of the whole batch, micro-batch by micro-batch; returns its cross-entropy, summed, in nats."""
+    def accumulate(self, batch: Batch) -> Tensor:
+        """Add up the gradients of the whole batch, micro-batch by micro-batch, without an update.
+
+        Returns:
+            Its cross-entropy, summed, in nats: a float64 scalar.
+
+        Raises:
+            Abandoned: a stop was asked for between micro-batches.
+        """
         total = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
         recording = None if self._recorder is None else self._recorder.open(batch, self.micro_batch, self._to_device)
         for part in batch.split(self.micro_batch):
