@@ -23,6 +23,7 @@ FLOORS = (
     {"assemble"},
     {"session"},
     {"api"},
+    {"serving"},
     {"cli"},
     {"", "__main__"},  # the package itself only hands on what api and cli offer
 )

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from farthing import api, assemble, errors, session
+from farthing.api import verbs
 from farthing.data.batches import Batch, Batches
 from farthing.events import Event, Step
 from farthing.rundir import RunDir
@@ -323,7 +324,7 @@ def test_F10_a_deadline_is_kept_and_the_end_is_the_same(story: Path, monkeypatch
     if how == "SLURM":
         monkeypatch.setenv("SLURM_JOB_END_TIME", str(until))
     with pytest.raises(errors.Preempted) as caught:
-        deadline = api._until(None if how == "SLURM" else f"{until - time.time():.3f}")
+        deadline = verbs._until(None if how == "SLURM" else f"{until - time.time():.3f}")
         assert deadline == pytest.approx(until, abs=0.1)
         new_run(run.path, made, slowly(0.01), deadline=deadline)
     assert time.time() < until

@@ -1,18 +1,14 @@
-"""Farthing from Python: what the command does, as functions that return objects.
-
-import farthing
-run = farthing.train("default", {"budget.minutes": 2})
-run.validation["bits_per_byte"], run.sample("class"), run.dataframe()
-"""
+"""A run folder as an object: to look at, to score and to write with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from farthing import assemble, config, session
+from farthing.api.recipes import Overrides, resolve
 from farthing.data.prepare import prepare_held_out
 from farthing.data.split import TokenSplit
 from farthing.data.store import Report
@@ -23,66 +19,11 @@ from farthing.evals.samples import continue_text, stream_text
 from farthing.events import Evaluated, Step, read_events
 from farthing.model.gpt import GPT
 from farthing.planning import Plan
-from farthing.planning import Planned as Planned
 from farthing.recipe import Recipe
-from farthing.rundir import RunDir, find_run, list_runs, new_run_path, read_result
-from farthing.sinks.console import Outlook
-from farthing.sinks.reading import Following, Reading
+from farthing.rundir import RunDir, find_run, list_runs, read_result
+from farthing.sinks.reading import Reading
 from farthing.storage import cache_folder
 from farthing.training import checkpoint as checkpoints
-from farthing.training.interruption import parse_deadline, slurm_deadline
-
-Overrides = Sequence[str] | Mapping[str, Any]
-
-
-def train(
-    recipe: str | Recipe = "default",
-    overrides: Overrides = (),
-    *,
-    name: str | None = None,
-    runs: str | Path = "runs",
-    device: str = "auto",
-    deadline: str | None = None,
-    quiet: bool = False,
-) -> Run:
-    """Train a recipe to the end of its budget.
-
-    Args:
-        recipe: a recipe file, a shipped recipe's name, or a Recipe.
-        overrides: `{"model.n_layer": 8}` or `["model.n_layer=8"]`.
-        name: the run folder's name; by default the recipe's with the first free number.
-        runs: the folder of run folders.
-        device: auto, cpu, cuda or mps.
-        deadline: stop with a checkpoint by then: a duration ("90m") or a time ("2026-11-22T18:00").
-        quiet: show nothing on the way.
-
-    Raises:
-        farthing.UserError: the request cannot be carried out; nothing has been written.
-        farthing.Preempted: a signal or the deadline stopped it; `resume` continues.
-    """
-    resolved = _recipe(recipe, overrides)
-    stem = "run" if isinstance(recipe, Recipe) else Path(recipe).name.removesuffix(".toml")
-    path = new_run_path(Path(runs), name, stem)
-    until = _until(deadline)
-    with Reading(quiet=quiet) as reading:
-        session.new_run(resolved, path, device=device, deadline=until, watcher=_watcher(reading, quiet))
-    return Run(RunDir(path))
-
-
-def resume(
-    run: str | Path,
-    *,
-    runs: str | Path = "runs",
-    device: str = "auto",
-    deadline: str | None = None,
-    quiet: bool = False,
-) -> Run:
-    """Continue a stopped run from its newest valid checkpoint; a finished one is returned as it is."""
-    found = find_run(str(run), Path(runs))
-    until = _until(deadline)
-    with Reading(quiet=quiet) as reading:
-        session.resume(found, device=device, deadline=until, watcher=_watcher(reading, quiet))
-    return Run(found)
 
 
 @dataclass(frozen=True)
@@ -116,44 +57,6 @@ class Writing:
     def _count(self, token: int) -> int:
         self.tokens += 1
         return token
-
-
-def plan(
-    recipe: str | Recipe = "default",
-    overrides: Overrides = (),
-    *,
-    runs: str | Path = "runs",
-    device: str = "auto",
-    quiet: bool = True,
-) -> Planned:
-    """What a recipe comes to on this machine, before anything is spent.
-
-    Without its text there is still a plan, with `missing_text` saying why the text cannot be read.
-    """
-    resolved = _recipe(recipe, overrides)
-    machine = session.prepare_machine(resolved, device)
-    missing, text = None, None
-    with Reading(quiet=quiet) as reading:
-        try:
-            text = assemble.read_text(resolved, directory=Path.cwd(), cache=cache_folder(), report=reading)
-        except UserError as error:
-            missing = str(error)
-        try:
-            free = session.disk_free(Path(runs))
-            made = assemble.plan_run(resolved, machine, text, disk_free=free, report=reading)
-        except UserError as error:
-            raise UserError(missing or str(error)) from None
-    return Planned(resolved, made, missing)
-
-
-def runs(folder: str | Path = "runs") -> list[Run]:
-    """All runs in a folder, oldest first."""
-    return [Run(run) for run in list_runs(Path(folder))]
-
-
-def open_run(run: str | Path, *, runs: str | Path = "runs") -> Run:
-    """An existing run, by its folder or its name."""
-    return Run(find_run(str(run), Path(runs)))
 
 
 class Run:
@@ -263,7 +166,7 @@ class Run:
         asked = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         changes = {"seed": seed} | {f"sample.{name}": value for name, value in asked.items()}
         base = self.recipe
-        recipe = _recipe(base, {path: value for path, value in changes.items() if value is not None})
+        recipe = resolve(base, {path: value for path, value in changes.items() if value is not None})
         tokenizer = self.tokenizer
         model, _ = self._model(base, checkpoint, device)
         ids = continue_text(
@@ -312,7 +215,7 @@ class Run:
             quiet: show no progress.
         """
         base = self.recipe
-        recipe = _recipe(base, overrides)
+        recipe = resolve(base, overrides)
         strange = [change.path for change in config.diff(base, recipe) if not change.path.startswith("evaluate.")]
         if strange:
             raise UserError(f"{strange[0]}: eval takes only evaluate.* settings; the rest belongs to the trained run")
@@ -364,32 +267,11 @@ class Run:
         return there[split], text.train
 
 
-def _recipe(recipe: str | Recipe, overrides: Overrides) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return config.build(Recipe, config.override(config.to_table(recipe), overrides))
-    return config.load(Recipe, recipe, overrides)
+def runs(folder: str | Path = "runs") -> list[Run]:
+    """All runs in a folder, oldest first."""
+    return [Run(run) for run in list_runs(Path(folder))]
 
 
-def _until(deadline: str | None) -> float | None:
-    asked = None if deadline is None else parse_deadline(deadline)
-    given = [at for at in (asked, slurm_deadline()) if at is not None]
-    return min(given, default=None)
-
-
-def _watcher(reading: Reading, quiet: bool) -> session.Watcher:
-    """Show a run to a person: the preparation's bars, then its events."""
-
-    def planned(name: str, recipe: Recipe, plan: Plan) -> Following:
-        reading.close()
-        outlook = Outlook(
-            run=name,
-            steps=plan.steps or 0,
-            tokens=plan.tokens or 0,
-            parameters=plan.parameters,
-            seconds=plan.seconds,
-            price_per_hour=recipe.budget.price_per_hour,
-            settings=plan.told(),
-        )
-        return Following(outlook, recipe=config.fingerprint(recipe), quiet=quiet)
-
-    return session.Watcher(reading=reading, planned=planned)
+def open_run(run: str | Path, *, runs: str | Path = "runs") -> Run:
+    """An existing run, by its folder or its name."""
+    return Run(find_run(str(run), Path(runs)))

@@ -1,0 +1,19 @@
+"""Farthing from Python: what the command does, as functions that return objects.
+
+import farthing
+run = farthing.train("default", {"budget.minutes": 2})
+run.validation["bits_per_byte"], run.sample("class"), run.dataframe()
+"""
+
+from __future__ import annotations
+
+from farthing.api.recipes import Overrides as Overrides
+from farthing.api.run import Run as Run
+from farthing.api.run import Scored as Scored
+from farthing.api.run import Writing as Writing
+from farthing.api.run import open_run as open_run
+from farthing.api.run import runs as runs
+from farthing.api.verbs import Planned as Planned
+from farthing.api.verbs import plan as plan
+from farthing.api.verbs import resume as resume
+from farthing.api.verbs import train as train
