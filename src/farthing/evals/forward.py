@@ -5,7 +5,7 @@ Shapes: B rows, T positions, N targets that count (row by row), D width, V vocab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -175,14 +175,20 @@ def target_nats(
         assert isinstance(model, nn.Module), model
         return _as_float64(_cross_entropy(_rows(model(tokens_BT, segments_BT), wanted_BT), targets_N))
     x_ND = _rows(hidden(tokens_BT, segments_BT), wanted_BT)
+    pieces = [_cross_entropy(logits_NV, targets_N[some]) for some, logits_NV in chunked_logits(head, x_ND)]
+    return _as_float64(torch.cat([targets_N.new_empty(0, dtype=torch.float32), *pieces]))
+
+
+def chunked_logits(head: Callable[[Tensor], Tensor], x_ND: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (which of the N, their logits [., V]), few enough at a time; use up each before asking for the next."""
     kind = x_ND.device.type
     most, most_rows = _LOGITS.get(kind, _LOGITS_ELSEWHERE), _ROWS.get(kind, len(x_ND))
-    pieces, done, chunk = [targets_N.new_empty(0, dtype=torch.float32)], 0, _FIRST_ROWS
+    done, chunk = 0, _FIRST_ROWS
     while done < len(x_ND):
-        logits_NV = head(x_ND[done : done + chunk])
-        pieces.append(_cross_entropy(logits_NV, targets_N[done : done + chunk]))
+        some = slice(done, done + chunk)
+        logits_NV = head(x_ND[some])
+        yield some, logits_NV
         done, chunk = done + chunk, max(_FIRST_ROWS, min(most_rows, most // logits_NV.shape[-1]))
-    return _as_float64(torch.cat(pieces))
 
 
 def _rows(x_BTD: Tensor, wanted_BT: np.ndarray) -> Tensor:

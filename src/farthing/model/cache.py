@@ -16,10 +16,15 @@ class KeyValueCache:
 
     Filled by a forward pass with cache=cache, without gradients; the first one settles the batch. It never drops
     anything: once it is full, clear() it and run the model over the tokens to keep (generate.py does).
+
+    Args:
+        section: the model's.
+        positions: how many there is room for; None: a context length.
     """
 
-    def __init__(self, section: Model) -> None:
+    def __init__(self, section: Model, *, positions: int | None = None) -> None:
         self.section = section
+        self._room = section.context_length if positions is None else positions
         self.length = 0
         self._stores: dict[int, tuple[Tensor, Tensor]] = {}
         self._segments_BL: Tensor | None = None
@@ -36,7 +41,7 @@ class KeyValueCache:
         assert not torch.is_grad_enabled(), "a cache overwrites tensors in place; use it under torch.no_grad()"
         batch, heads, new, width = keys_BHTK.shape
         if layer not in self._stores:
-            shape = (batch, heads, self.section.context_length, width)
+            shape = (batch, heads, self._room, width)
             self._stores[layer] = (keys_BHTK.new_empty(shape), values_BHTK.new_empty(shape))
         keys, values = self._stores[layer]
         keys.narrow(2, self.length, new).copy_(keys_BHTK)
@@ -47,7 +52,7 @@ class KeyValueCache:
     def append_segments(self, segments_BT: Tensor) -> Tensor:
         """Store the document numbers of the new positions; return all of them so far, [B, S + T]."""
         if self._segments_BL is None:
-            self._segments_BL = segments_BT.new_zeros((segments_BT.shape[0], self.section.context_length))
+            self._segments_BL = segments_BT.new_zeros((segments_BT.shape[0], self._room))
         end = self.length + segments_BT.shape[1]
         self._segments_BL[:, self.length : end] = segments_BT
         return self._segments_BL[:, :end]
@@ -62,6 +67,32 @@ class KeyValueCache:
         self._stores = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._stores.items()}
         if self._segments_BL is not None:
             self._segments_BL = self._segments_BL[rows]
+
+    @torch.inference_mode()
+    def branch(self, rows: Tensor, *, positions: int) -> KeyValueCache:
+        """A cache of its own in which these rows of the batch, each as often as it is named, may go on.
+
+        Args:
+            rows: numbers of rows, in the new order.
+            positions: how many more there is to be room for.
+        """
+        new = KeyValueCache(self.section, positions=self.length + positions)
+        new.length = self.length
+        for layer, store in self._stores.items():
+            keys, values = (_longer(kept[:, :, : self.length], rows, 2, new._room) for kept in store)
+            new._stores[layer] = (keys, values)
+        if self._segments_BL is not None:
+            new._segments_BL = _longer(self._segments_BL[:, : self.length], rows, 1, new._room)
+        return new
+
+
+def _longer(kept: Tensor, rows: Tensor, axis: int, length: int) -> Tensor:
+    """Some rows of a tensor, with room for `length` entries along an axis."""
+    shape = [len(rows), *kept.shape[1:]]
+    shape[axis] = length
+    new = kept.new_empty(shape)
+    torch.index_select(kept, 0, rows, out=new.narrow(axis, 0, kept.shape[axis]))
+    return new
 
 
 def cache_bytes(section: Model) -> int:
