@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,22 @@ def fetch(
         if name == "hn-titles":
             return _titles(known, folder / known.groups[0][0], report, endpoint)
         return _files(known, folder, report, shards, endpoint)
+
+
+def recognised(path: Path, digests: Collection[str]) -> str | None:
+    """The hub's name of the known corpus that a text is proven to be; None where nothing proves it.
+
+    Args:
+        path: the text's file.
+        digests: SHA-256 of the files that were read.
+    """
+    note = path.parent / _DOWNLOADS / f"{path.name}.json"
+    for known in KNOWN.values():
+        if known.sha256 in digests:
+            return known.repository
+        if path.name in {target for target, _ in known.groups} and note.is_file():
+            return known.repository if read_json(note).get("sha256") in digests else None
+    return None
 
 
 def _files(known: Known, folder: Path, report: Report, shards: int | None, endpoint: str | None) -> Path:
