@@ -25,7 +25,7 @@ from farthing.evals.references import references
 from farthing.evals.samples import write_samples
 from farthing.evals.yardstick import evaluate
 from farthing.events import Emit, Evaluated, Event, EventLog, Notice, Sampled
-from farthing.model.gpt import GPT, build_model
+from farthing.model.gpt import GPT, model_with
 from farthing.optim.build import build_optimizer
 from farthing.planning import (
     Choice,
@@ -61,6 +61,7 @@ from farthing.training.loop import Course, Trainer
 from farthing.training.meter import Meter
 from farthing.training.precision import Format, Precision
 from farthing.training.step import Stepper
+from farthing.training.starting import starting_model
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_SHARE = 0.05
@@ -178,15 +179,14 @@ def build_stepper(
     tell: Callable[[str, str], None] = lambda code, message: None,
     like: Stepper | None = None,
 ) -> Stepper:
-    """Model, optimizer and objective on a device: fresh from the recipe's seed, or with the parameters of another."""
+    """Model, optimizer and objective on a device: as the recipe starts, or with the parameters of another."""
+    fresh: bool = True,
     ways: Any = {"attention": settings.attention, "weight_gradient": settings.weight_gradient}
     if like is None:
-        model = build_model(recipe.model, vocab_size, seed=recipe.seed, **ways).to(device)
+        model = starting_model(recipe.model, vocab_size, seed=recipe.seed, fresh=fresh, **ways).to(device)
         optimizer = build_optimizer(recipe.optimizer, model.named_parameters(), model.roles())
     else:
-        with torch.device("meta"):
-            model = GPT(recipe.model, vocab_size, **ways)
-        model.load_state_dict(like.model.state_dict(keep_vars=True), assign=True)
+        model = model_with(like.model.state_dict(keep_vars=True), recipe.model, vocab_size, **ways)
         optimizer = like.optimizer
     stepper = Stepper(
         model=model,
@@ -233,9 +233,7 @@ def identity(recipe: Recipe, text: Prepared) -> dict[str, str]:
 def load_model(recipe: Recipe, settings: Settings, weights: dict[str, torch.Tensor], vocab_size: int) -> GPT:
     """A model with given weights, computing as it did in training, for scoring and sampling."""
     # The other way to compute attention rounds differently, and a score would move in its ninth digit.
-    model = build_model(recipe.model, vocab_size, seed=recipe.seed, attention=settings.attention)
-    model.load_state_dict(weights, strict=True)
-    return model.eval()
+    return model_with(weights, recipe.model, vocab_size, attention=settings.attention).eval()
 
 
 def score(
@@ -308,7 +306,9 @@ def build_trainer(
     meter: Meter,
     interruption: Interruption,
 ) -> Trainer:
-    """Everything that a run needs, ready for its first step."""
+    """Everything that a run needs for its first step, or, not `fresh`, for a checkpoint; `asked`: further actions."""
+    asked: Sequence[Action] = (),
+    fresh: bool = True,
     assert plan.steps is not None and plan.last_window is not None
     assert plan.evaluate_every is not None and plan.checkpoint_every is not None
     settings, device = plan.settings, machine.torch_device
@@ -321,6 +321,7 @@ def build_trainer(
         tell=lambda code, message: log.emit(Notice(code=code, message=message)),
     )
     minutes, money = recipe.budget.minutes, recipe.budget.money
+        fresh=fresh,
     actions: list[Action] = [
         Evaluation(recipe, text.validation, plan.evaluate_every, settings.precision, device),
         Samples(recipe, text.tokenizer, settings.precision),

@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,16 @@ class RunDir:
         return self.path.name
 
     @classmethod
-    def create(cls, path: Path, *, recipe: str, tokenizer: str, plan: Any, receipt: Any) -> RunDir:
+    def create(
+        cls,
+        path: Path,
+        *,
+        recipe: str,
+        tokenizer: str,
+        plan: Any,
+        receipt: Any,
+        fill: Callable[[RunDir], None] = lambda run: None,
+    ) -> RunDir:
         """Make a run folder in one rename, complete with what is known before the first step.
 
         Raises:
@@ -69,6 +78,14 @@ class RunDir:
         try:
             with new_folder(path, exclusive=True) as folder:
                 new = cls(folder)
+        Args:
+            path: where it goes.
+            recipe: TOML.
+            tokenizer: the contents of its tokenizer.json.
+            plan: JSON-ready.
+            receipt: JSON-ready.
+            fill: adds what else there is already, before the folder has its name.
+
                 write_text(new.recipe, recipe)
                 write_text(new.tokenizer, tokenizer)
                 write_json(new.plan, plan)
@@ -82,6 +99,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
+                fill(new)
         """An existing run folder.
 
         Raises:
@@ -226,6 +244,22 @@ def list_runs(runs: Path) -> list[RunDir]:
     """
     if runs.exists() and not runs.is_dir():
         raise UserError(f"{runs}: is a file, not a folder of runs")
+def find_model(name: str, runs: Path) -> RunDir | Path:
+    """The run that a person means by `name`, or the folder with a model's config.json.
+
+    Raises:
+        UserError: there is neither.
+    """
+    folder = Path(name)
+    if (folder / "config.json").is_file() and not (folder / "recipe.toml").is_file():
+        return folder
+    if folder.is_dir() and not any((one / "recipe.toml").is_file() for one in (runs / name, folder)):
+        raise UserError(
+            f"{name}: is not a run folder (it has no recipe.toml), nor one of a model (it has no config.json)"
+        )
+    return find_run(name, runs)
+
+
     if not runs.is_dir():
         return []
     # A hidden one is a folder that some process has not finished making.

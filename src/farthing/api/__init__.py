@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from farthing.api.recipes import Overrides as Overrides
 from farthing.api.run import Run as Run
-from farthing.api.run import Scored as Scored
-from farthing.api.run import Writing as Writing
 from farthing.api.run import open_run as open_run
 from farthing.api.run import runs as runs
 from farthing.api.verbs import Planned as Planned
 from farthing.api.verbs import plan as plan
+from farthing.api.trained import Drawing as Drawing
+from farthing.api.trained import Scored as Scored
+from farthing.api.trained import TrainedModel as TrainedModel
+from farthing.api.trained import Writing as Writing
+from farthing.api.trained import open_model as open_model
 from farthing.api.verbs import resume as resume
 from farthing.api.verbs import train as train

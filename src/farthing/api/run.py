@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from farthing import assemble, config, session
-from farthing.api.recipes import Overrides, resolve
-from farthing.data.prepare import prepare_held_out
-from farthing.data.split import TokenSplit
-from farthing.data.store import Report
+from farthing import config, session
+from farthing.api.recipes import Overrides
+from farthing.api.trained import (
+    Drawing,
+    Scored,
+    TrainedModel,
+    Writing,
+    open_checkpoint,
+    tokenizer_of,
+    with_drawing,
+    with_scoring,
+)
 from farthing.data.tokenizer import Tokenizer
-from farthing.errors import DataError, UserError, need
-from farthing.evals.references import references as compare_with
-from farthing.evals.samples import continue_text, stream_text
+from farthing.errors import need
 from farthing.events import Evaluated, Step, read_events
-from farthing.model.gpt import GPT
 from farthing.planning import Plan
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir, find_run, list_runs, read_result
-from farthing.sinks.reading import Reading
-from farthing.storage import cache_folder
-from farthing.training import checkpoint as checkpoints
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A text scored by a model.
-
-    Args:
-        validation: the yardsticks (docs/yardstick.md).
-        step: the checkpoint's.
-        references: bits per byte of the same text by xz, zstd and a unigram model; None if they were not asked for.
-    """
-
-    validation: dict[str, Any]
-    step: int
-    references: dict[str, Any] | None
-
-
-class Writing:
-    """A text while it is written: an iterator over its pieces; `tokens` counts the tokens drawn so far."""
-
-    def __init__(self, tokenizer: Tokenizer, ids: Iterator[int]) -> None:
-        self.tokens = 0
-        self._pieces = stream_text(tokenizer, map(self._count, ids))
-
-    def __iter__(self) -> Writing:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def _count(self, token: int) -> int:
-        self.tokens += 1
-        return token
 
 
 class Run:
@@ -135,62 +101,39 @@ class Run:
                 rows.setdefault(event["step"], {"step": event["step"]}).update(scores)
         return pandas.DataFrame([rows[step] for step in sorted(rows)])
 
-    def sample(self, prompt: str = "", **settings: Any) -> str:
-        """Text that the model writes after a prompt; `settings` are those of `stream`."""
-        return "".join(self.stream(prompt, **settings))
-
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        checkpoint: str = "last",
-        device: str = "auto",
-    ) -> Writing:
-        """As `sample`, piece by piece as it is written. What is None is as in the run's recipe.
+    def open(self, *, checkpoint: str = "last", device: str = "auto") -> TrainedModel:
+        """The trained model, to write and to score with several times.
 
         Args:
-            prompt: where the text starts; empty: at the start of a document.
-            tokens: how many to write at most.
-            temperature: 0 takes the likeliest token.
-            top_k: draw from this many likeliest tokens only.
-            top_p: draw from the likeliest tokens that together have this probability.
-            seed: of the draws.
             checkpoint: last, best or a step.
             device: auto, cpu, cuda or mps.
         """
-        asked = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        changes = {"seed": seed} | {f"sample.{name}": value for name, value in asked.items()}
-        base = self.recipe
-        recipe = resolve(base, {path: value for path, value in changes.items() if value is not None})
-        tokenizer = self.tokenizer
-        model, _ = self._model(base, checkpoint, device)
-        ids = continue_text(
-            model,
-            tokenizer,
-            recipe.sample,
-            prompt=prompt,
-            seed=recipe.seed,
-            precision=self.plan.settings.precision,
-        )
-        return Writing(tokenizer, ids)
+        return open_checkpoint(self._folder, checkpoint=checkpoint, device=device)
+
+    def sample(
+        self, prompt: str = "", *, checkpoint: str = "last", device: str = "auto", **drawing: Unpack[Drawing]
+    ) -> str:
+        """Text that the model writes after a prompt; the arguments are those of `stream`."""
+        return "".join(self.stream(prompt, checkpoint=checkpoint, device=device, **drawing))
+
+    def stream(
+        self, prompt: str = "", *, checkpoint: str = "last", device: str = "auto", **drawing: Unpack[Drawing]
+    ) -> Writing:
+        """As `sample`, piece by piece as it is written. What is None or left out is as in the run's recipe.
+
+        Args:
+            prompt: where the text starts; empty: at the start of a document.
+            checkpoint: last, best or a step.
+            device: auto, cpu, cuda or mps.
+            drawing: tokens, temperature, top_k, top_p, seed (see Drawing).
+        """
+        with_drawing(self.recipe, drawing)  # a slip is told before the weights are read
+        return self.open(checkpoint=checkpoint, device=device).stream(prompt, **drawing)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer (farthing.DataError if its file is gone or has changed)."""
-        path = self._folder.tokenizer
-        try:
-            found = Tokenizer.from_json(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        was = session.read_receipt(self._folder)["data"]["tokenizer"]["fingerprint"]
-        if found.fingerprint != was:
-            raise DataError(f"{path}: is not the run's own ({found.fingerprint[:12]}, was {was[:12]}); put that back")
-        return found
+        return tokenizer_of(self._folder)
 
     def evaluate(
         self,
@@ -207,64 +150,16 @@ class Run:
 
         Args:
             data: any file, cut into documents as the run's recipe does; None scores one of the run's own parts.
-            overrides: of the recipe's [evaluate] only.
+            overrides: of the recipe's [evaluate] only; for a model that was imported, of [data] too.
             split: validation, test or train, when there is no `data`.
             checkpoint: last, best or a step.
             device: auto, cpu, cuda or mps.
             references: also see what xz, zstd and a unigram model make of the text, if the recipe wants that.
             quiet: show no progress.
         """
-        base = self.recipe
-        recipe = resolve(base, overrides)
-        strange = [change.path for change in config.diff(base, recipe) if not change.path.startswith("evaluate.")]
-        if strange:
-            raise UserError(f"{strange[0]}: eval takes only evaluate.* settings; the rest belongs to the trained run")
-        model, step = self._model(base, checkpoint, device)
-        with Reading(quiet=quiet) as reading:
-            text, training = self._text(data, split, recipe, reading)
-            reading("scoring", 0, 0)
-            found = assemble.score(
-                recipe, model, text, precision=self.plan.settings.precision, device=model.embed.weight.device
-            )
-            compared = None
-            if references and recipe.evaluate.references:
-                reading("comparing with xz, zstd and a unigram model", 0, 0)
-                compared = compare_with(text, training=training, vocab_size=self.tokenizer.vocab_size)
-        return Scored(found, step, compared)
-
-    def _model(self, recipe: Recipe, checkpoint: str, device: str) -> tuple[GPT, int]:
-        """The trained model, computing as it did in training, and its step."""
-        settings = self.plan.settings
-        machine = session.prepare_machine(recipe, device, threads=settings.threads)
-        weights, step = checkpoints.weights(self._folder, checkpoint)
-        model = assemble.load_model(recipe, settings, weights, self.tokenizer.vocab_size)
-        return model.to(machine.torch_device), step
-
-    def _text(
-        self, data: str | None, split: str, recipe: Recipe, report: Report
-    ) -> tuple[TokenSplit, TokenSplit | None]:
-        """The text to score, and the training text, if it is still what it was."""
-        cache, receipt = cache_folder(), session.read_receipt(self._folder)
-        were = {name: part["fingerprint"] for name, part in receipt["data"]["parts"].items() if part}
-        directory, here = Path(receipt["directory"]), Path.cwd()
-        held_out = None
-        if data is not None:
-            held_out = prepare_held_out(recipe.data, data, self.tokenizer, directory=here, cache=cache, report=report)
-        try:
-            text = assemble.read_text(recipe, directory=directory, cache=cache, report=report)
-        except UserError:
-            if held_out is None:
-                raise
-            return held_out, None
-        parts = {"train": text.train, "validation": text.validation, "test": text.test}
-        there = {name: part for name, part in parts.items() if part is not None}
-        if held_out is not None:
-            return held_out, text.train if text.train.fingerprint == were["train"] else None
-        if split not in there:
-            raise UserError(f"--split {split}: this run has no such part; it has {', '.join(there)}")
-        if there[split].fingerprint != were[split]:
-            raise DataError(f"{self.path}: the {split} text has changed since the run began; put the old files back")
-        return there[split], text.train
+        with_scoring(self.recipe, data, overrides, run=self._folder)
+        opened = self.open(checkpoint=checkpoint, device=device)
+        return opened.evaluate(data, overrides, split=split, references=references, quiet=quiet)
 
 
 def runs(folder: str | Path = "runs") -> list[Run]:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from farthing import __version__
-from farthing.cli import look, machine, recipes, run, text
+from farthing.cli import evaluate, importing, look, machine, recipes, run, serving, text
 from farthing.errors import FarthingError, Preempted, nearest
 from farthing.sinks.legible import legible
 
@@ -50,6 +50,8 @@ def _root(
 run.register(app)
 look.register(app)
 recipes.register(app)
+serving.register(app)
+importing.register(app)
 text.register(app)
 machine.register(app)
 

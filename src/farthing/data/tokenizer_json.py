@@ -108,6 +108,17 @@ def separator_of(specification: Specification) -> str:
     return str(special[0])
 
 
+def special_names(specification: Specification) -> set[str]:
+    """The special tokens, as they are written in the vocabulary."""
+    return {str(token["content"]) for token in _added(specification) if token.get("special")}
+
+
+def token_names(specification: Specification) -> list[str]:
+    """Every token as it is written in the vocabulary, by its id."""
+    entries = {number: name for name, number in _entries(specification, "tokenizer.json")}
+    return [entries[number] for number in range(len(entries))]
+
+
 def unknown_of(specification: Specification) -> int | None:
     """The id of the token for what is out of vocabulary, if there is one."""
     model = specification["model"]
@@ -122,7 +133,7 @@ def byte_level_pieces(specification: Specification) -> list[bytes] | None:
     if (specification.get("decoder") or {}).get("type") != "ByteLevel":
         return None
     names = dict(_entries(specification, "tokenizer.json"))
-    special = {token["content"] for token in _added(specification) if token.get("special")}
+    special = special_names(specification)
     values = byte_alphabet()
     pieces = [b""] * len(names)
     for name, number in names.items():

@@ -5,6 +5,7 @@ Shapes: B batch, T time, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -182,6 +183,25 @@ def build_model(
     """
     model = GPT(section, vocab_size, attention=attention, weight_gradient=weight_gradient)
     initialize(dict(model.named_parameters()), section, seed=seed)
+    return model
+
+
+def model_with(
+    weights: Mapping[str, Tensor],
+    section: Model,
+    vocab_size: int,
+    *,
+    attention: AttentionPath = "sdpa",
+    weight_gradient: WeightGradient = "strided",
+) -> GPT:
+    """A model whose parameters are these very tensors, named as in its state dictionary; none is copied.
+
+    Raises:
+        RuntimeError: a name is missing or surplus, or a shape is another.
+    """
+    with torch.device("meta"):
+        model = GPT(section, vocab_size, attention=attention, weight_gradient=weight_gradient)
+    model.load_state_dict(weights, strict=True, assign=True)
     return model
 
 

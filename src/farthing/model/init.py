@@ -8,7 +8,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from farthing.recipe.model import Gpt2Init, Model, NormalInit, ZeroInit
+from farthing.recipe.model import Gpt2Init, Model, NormalInit, RunInit, ZeroInit
 
 
 @torch.no_grad()
@@ -21,15 +21,16 @@ def initialize(parameters: Mapping[str, Tensor], section: Model, *, seed: int) -
     Raises:
         ValueError: no rule covers a parameter.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, init = torch.Generator().manual_seed(seed), section.init
+    assert not isinstance(init, RunInit), "the weights of a run are read, not drawn"
     for name, parameter in parameters.items():
         match name.split("."):
             case ["embed" | "position" | "unembed", "weight"]:
-                parameter.normal_(0.0, section.init.std, generator=generator)
+                parameter.normal_(0.0, init.std, generator=generator)
             case ["blocks", _, "attention" | "mlp", "output" | "down", "weight"]:
-                parameter.normal_(0.0, _projection_std(section), generator=generator)
+                parameter.normal_(0.0, _projection_std(init, section.n_layer), generator=generator)
             case ["blocks", _, "attention" | "mlp", "query" | "key" | "value" | "gate" | "up", "weight"]:
-                parameter.normal_(0.0, section.init.std, generator=generator)
+                parameter.normal_(0.0, init.std, generator=generator)
             case [*_, "norm" | "attention_norm" | "mlp_norm" | "query_norm" | "key_norm", "weight"]:
                 parameter.fill_(1.0)
             case [*_, "bias"]:
@@ -40,11 +41,11 @@ def initialize(parameters: Mapping[str, Tensor], section: Model, *, seed: int) -
                 raise ValueError(f"the parameter {name!r} has no initial value; give it one in model/init.py")
 
 
-def _projection_std(section: Model) -> float:
-    match section.init:
+def _projection_std(init: NormalInit | Gpt2Init | ZeroInit, n_layer: int) -> float:
+    match init:
         case NormalInit():
-            return section.init.std
+            return init.std
         case Gpt2Init():
-            return section.init.std / sqrt(2 * section.n_layer)
+            return init.std / sqrt(2 * n_layer)
         case ZeroInit():
             return 0.0

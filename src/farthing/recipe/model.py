@@ -102,7 +102,7 @@ class GeGlu(Mlp):
 
 
 class Init(Section):
-    """Initial weights: normal with mean 0; biases 0, norm scales 1."""
+    """Initial weights drawn from the seed: normal with mean 0; biases 0, norm scales 1."""
 
     std: Positive = 0.02
     """standard deviation"""
@@ -124,6 +124,21 @@ class ZeroInit(Init):
     """Projections back into the residual stream start at zero, so that every block starts as the identity."""
 
     kind: Literal["zero_projections"] = "zero_projections"
+
+
+class RunInit(Section):
+    """The weights of another run, trained here or imported; the rest of [model] must be that run's own.
+
+    Its tokenizer comes with them: `tokenizer.kind` is set to "file" where it would be one to train.
+    """
+
+    kind: Literal["run"] = "run"
+    run: str
+    """that run's folder, or its name among the runs"""
+    checkpoint: str = "last"
+    """which of its weights: last, best, or a step"""
+    weights: str | None = None
+    """SHA-256 of the file that holds them, filled in when a run begins, so that it starts from nothing else ever after"""
 
 
 class Model(Section):
@@ -157,7 +172,7 @@ class Model(Section):
     """attention"""
     mlp: Annotated[Gelu | Relu2 | SwiGlu | GeGlu, Field(discriminator="kind")] = Gelu()
     """feed-forward block"""
-    init: Annotated[NormalInit | Gpt2Init | ZeroInit, Field(discriminator="kind")] = Gpt2Init()
+    init: Annotated[NormalInit | Gpt2Init | ZeroInit | RunInit, Field(discriminator="kind")] = Gpt2Init()
     """initial weights"""
 
     @property

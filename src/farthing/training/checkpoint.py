@@ -197,14 +197,39 @@ def load_newest(
     return None
 
 
+@dataclass(frozen=True)
+class WeightsFile:
+    """The file of one checkpoint that holds the weights to use, verified."""
+
+    path: Path
+    step: int
+    sha256: str
+
+
 def weights(run: RunDir, which: str = "best") -> tuple[dict[str, Tensor], int]:
-    """The weights to evaluate or sample from, averaged where the run averages them, and their step.
+    """The weights to evaluate or sample from, and their step; arguments and errors are those of `weights_file`."""
+    found = weights_file(run, which)
+    return read_weights(found.path), found.step
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in memory of their own, aligned as torch's own are.
+
+    As the library gives them they are parts of the file, mapped: where they begin depends on the header's length, and
+    with that the last bits of matrix products.
+    """
+    return {name: values.clone() for name, values in load_file(path).items()}
+
+
+def weights_file(run: RunDir, which: str = "best") -> WeightsFile:
+    """The file with the weights of a checkpoint, averaged where the run averages them.
 
     Args:
         run: the run's folder.
         which: `best` (lowest validation bits per byte), `last`, or a step number.
 
     Raises:
+        UserError: there is no such step.
         CheckpointError: there is no valid checkpoint of that description.
     """
     steps = run.checkpoint_steps()
@@ -219,12 +244,12 @@ def weights(run: RunDir, which: str = "best") -> tuple[dict[str, Tensor], int]:
     for step in reversed(steps):
         folder = run.checkpoint(step)
         try:
-            verify(folder)
+            files = verify(folder)["files"]
         except DamagedCheckpoint as damage:
             problems.append(f"{folder.name}: {damage}")
             continue
-        average = folder / "average.safetensors"
-        return load_file(average if average.exists() else folder / "model.safetensors"), step
+        name = "average.safetensors" if "average.safetensors" in files else "model.safetensors"
+        return WeightsFile(folder / name, step, str(files[name]["sha256"]))
     raise CheckpointError(f"{run.path}: no valid checkpoint" + (f": {'; '.join(problems)}" if problems else " yet"))
 
 
