@@ -5,7 +5,7 @@ Each format is a module with a `write(folder, made, *, dtype)`, a Writer: huggin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -35,9 +35,9 @@ class Exportable:
             tied head has none of its own.
         tokenizer: the run's.
         sample: the recipe's [sample], from which others learn how to draw.
-        texts: documents to compare on, real ones from the run's validation text where that can still be read.
-        facts: what is told of the run, JSON-ready: `run` (its name), `step`, `parameters`, `recipe` (TOML, resolved),
-            `plan`, `receipt` and `result` (the run's own files; an empty result while the run has not finished).
+        texts: documents to compare on, from the run's validation text; empty where that can no longer be read.
+        name: the run's.
+        step: optimizer steps that the weights have seen.
     """
 
     section: Model
@@ -46,7 +46,8 @@ class Exportable:
     tokenizer: Tokenizer
     sample: Sample
     texts: Sequence[str]
-    facts: Mapping[str, Any]
+    name: str
+    step: int
 
     @property
     def separator(self) -> int:
@@ -83,8 +84,22 @@ class Writer(Protocol):
         """Write `made` into `folder`."""
 
 
-def export(target: Path, made: Exportable, write: Writer, *, dtype: Dtype) -> Written:
+def export(
+    target: Path,
+    made: Exportable,
+    write: Writer,
+    *,
+    dtype: Dtype,
+    complete: Callable[[Path, Written], None] = lambda folder, written: None,
+) -> Written:
     """Write a model into a new folder, which is complete or not there.
+
+    Args:
+        target: the folder to make.
+        made: the model.
+        write: of the format that is asked for.
+        dtype: number format of the weights.
+        complete: adds what else belongs into the folder, once its weights are proven: the model card.
 
     Raises:
         UserError: the folder exists or cannot be written, or the tokenizer's vocabulary is not that of the weights.
@@ -99,11 +114,15 @@ def export(target: Path, made: Exportable, write: Writer, *, dtype: Dtype) -> Wr
         )
     try:
         with new_folder(target, exclusive=True) as folder:
-            return write(folder, made, dtype=dtype)
+            written = write(folder, made, dtype=dtype)
+            complete(folder, written)
     except FileExistsError:
-        raise _exists(target) from None
+        if target.parent.is_dir():
+            raise _exists(target) from None
+        raise UserError(f"{target}: cannot be written: {target.parent} is a file") from None
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
+    return written
 
 
 def refuse_existing(target: Path) -> None:
