@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from random import Random
 
 import torch
@@ -16,6 +17,7 @@ from farthing.errors import DivergedError
 from farthing.model.cache import KeyValueCache
 from farthing.model.gpt import GPT
 from farthing.model.inference import Inference, Precision
+from farthing.model.likelihood import Likelihood, likelihoods
 
 _COLDEST = 1e-30
 """lowest temperature that divides: below it nothing changes any more, but double precision would overflow"""
@@ -32,17 +34,23 @@ class Continuation:
     over `windows`, whatever the position embedding.
 
     Args:
-        model: neither its weights nor its modes are touched; the weights must not change meanwhile.
+        model: neither its weights nor its modes are touched; the weights must not change meanwhile. Whoever writes many
+            texts hands in the Inference of it, with layout = "tokens", so that weights are laid out once.
         texts: how many, all of one length always.
         separator: the token that opens a new document, for models that attend within a document only.
-        precision: of matrix products.
+        precision: of matrix products; an Inference has its own.
     """
 
     def __init__(
-        self, model: GPT, *, texts: int = 1, separator: int | None = None, precision: Precision = "fp32"
+        self,
+        model: GPT | Inference,
+        *,
+        texts: int = 1,
+        separator: int | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         self.windows: list[list[int]] = [[] for _ in range(texts)]
-        self._model = Inference(model, precision=precision, layout="tokens")
+        self._model = model if isinstance(model, Inference) else Inference(model, precision=precision, layout="tokens")
         self._separator = separator if model.section.attention.scope == "document" else None
         self._cache = KeyValueCache(model.section)
         self._documents_B1: Tensor | int = 0
@@ -81,7 +89,7 @@ class Continuation:
 
 
 def generate(
-    model: GPT,
+    model: GPT | Inference,
     prompt: Sequence[int],
     *,
     tokens: int,
@@ -100,7 +108,7 @@ def generate(
     neither read nor changed.
 
     Args:
-        model: the model.
+        model: the model, or the Inference of it (see Continuation).
         prompt: at least one token; only the last context_length of them count.
         tokens: how many to draw at most; there is no other limit (see Continuation).
         temperature: divides the logits; 0 takes the likeliest token.
@@ -121,11 +129,11 @@ def generate(
         model, prompt, tokens, [seed], temperature=temperature, top_k=top_k, top_p=top_p, stop=stop, sep=separator,
         precision=precision,
     )  # fmt: skip
-    return (token for tokens_of_texts in drawn for token in tokens_of_texts.values())
+    return (token for tokens_of_texts, _ in drawn for token in tokens_of_texts.values())
 
 
 def generate_texts(
-    model: GPT,
+    model: GPT | Inference,
     prompt: Sequence[int],
     *,
     tokens: int,
@@ -148,7 +156,7 @@ def generate_texts(
     prompt = [int(token) for token in prompt]
     _check(model, prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     texts: list[list[int]] = [[] for _ in seeds]
-    for drawn in _draws(
+    for drawn, _ in _draws(
         model, prompt, tokens, seeds, temperature=temperature, top_k=top_k, top_p=top_p, stop=stop, sep=separator,
         precision=precision,
     ):  # fmt: skip
@@ -157,8 +165,54 @@ def generate_texts(
     return texts
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A token as it was drawn, and how likely the model held it, if that was asked for."""
+
+    token: int
+    likelihood: Likelihood | None
+
+
+def generate_together(
+    model: GPT | Inference,
+    prompt: Sequence[int],
+    *,
+    tokens: int,
+    seeds: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    separator: int | None = None,
+    precision: Precision = "fp32",
+    top: int | None = None,
+) -> Iterator[list[Drawn]]:
+    """As `generate_texts`, token by token: yield the next token of each text, in the order of their seeds.
+
+    No token ends a text: the reader knows when all of them have gone far enough, and reading one on for the sake of the
+    others costs next to nothing.
+
+    Arguments and errors are those of `generate`, and
+
+    Args:
+        top: also say how likely each token was, whatever the settings of the draw, beside this many of the likeliest;
+            None does not, and is faster.
+    """
+    prompt = [int(token) for token in prompt]
+    _check(model, prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+    steps = _draws(
+        model, prompt, tokens, seeds, temperature=temperature, top_k=top_k, top_p=top_p, stop=None, sep=separator,
+        precision=precision,
+    )  # fmt: skip
+    if top is None:
+        return ([Drawn(token, None) for token in drawn.values()] for drawn, _ in steps)
+    return (
+        [Drawn(*pair) for pair in zip(drawn.values(), likelihoods(logits_BV, [*drawn.values()], top=top), strict=True)]
+        for drawn, logits_BV in steps
+    )
+
+
 def _draws(
-    model: GPT,
+    model: GPT | Inference,
     prompt: list[int],
     tokens: int,
     seeds: Sequence[int],
@@ -169,8 +223,11 @@ def _draws(
     stop: int | None,
     sep: int | None,
     precision: Precision,
-) -> Iterator[dict[int, int]]:
-    """Yield each step's tokens, by the number of the text; a text that has met its stop is left out from there on."""
+) -> Iterator[tuple[dict[int, int], Tensor]]:
+    """Yield each step's tokens, by the number of the text, and the logits [B, V] that they were drawn from.
+
+    A text that has met its stop is left out from there on.
+    """
     if not (tokens and seeds):
         return
     # The draw is made on the CPU and from Python's generator, so that a seed means the same whatever computed the logits.
@@ -187,8 +244,8 @@ def _draws(
             continuation.keep(going)
             numbers = list(generators)
             generators = {numbers[row]: generators[numbers[row]] for row in going}
-            found = [found[row] for row in going]
-        yield dict(zip(generators, found, strict=True))
+            found, logits_BV = [found[row] for row in going], logits_BV[going]
+        yield dict(zip(generators, found, strict=True)), logits_BV
         new = [[token] for token in found]
 
 
@@ -239,7 +296,13 @@ def _likeliest(probabilities_BV: Tensor, top_k: int | None, top_p: float | None)
 
 
 def _check(
-    model: GPT, prompt: Sequence[int], *, tokens: int, temperature: float, top_k: int | None, top_p: float | None
+    model: GPT | Inference,
+    prompt: Sequence[int],
+    *,
+    tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
 ) -> None:
     if not prompt:
         raise ValueError("prompt=[]: give at least one token, for example the separator that opens a document")

@@ -54,7 +54,7 @@ class Inference:
 
     def __init__(self, model: GPT, *, precision: Precision = "fp32", layout: Layout = "windows") -> None:
         section, self._embed = model.section, model.embed.weight.detach()
-        self.section = section
+        self.section, self.vocab_size = section, model.vocab_size
         make = _Maker(model, precision, layout)
         # A single query in bf16 takes torch's CPU kernel five times as long as in fp32.
         low_on_cpu = precision != "fp32" and self._embed.device.type == "cpu"
