@@ -23,6 +23,12 @@ except ImportError:  # Windows has no flock; there the lock is advisory only
     fcntl = None  # type: ignore[assignment]
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
+RESULT_VERSION = 1
+"""of a run's result; readers refuse a newer one"""
+HELD_OUT_VERSION = 1
+"""of its score on the held-out test text"""
+NOISE_VERSION = 1
+"""of a noise floor"""
 MAX_NAME = 80
 """letters of a run's name"""
 MAX_NAME_BYTES = 200
@@ -36,7 +42,7 @@ class RunDir:
 
     `recipe.toml` is what was asked, `plan.json` what follows on this machine, `receipt.json` what it ran on,
     `events.jsonl` what happened, `tokenizer.json` and `checkpoints/` what came of it, `result.json` and `samples.txt`
-    the end.
+    the end; `held_out.json` is the score on the test text, once that has been taken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +55,9 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.quarantine = path / "quarantine"
         self.result = path / "result.json"
+        self.held_out = path / "held_out.json"
         self.samples = path / "samples.txt"
+        self.stacks = path / "stacks.txt"
         self._lock = path / "run.lock"
 
     @property
@@ -70,14 +78,6 @@ class RunDir:
     ) -> RunDir:
         """Make a run folder in one rename, complete with what is known before the first step.
 
-        Raises:
-            UserError: the name is taken, or the folder cannot be written.
-        """
-        if path.exists():
-            raise _taken(path)
-        try:
-            with new_folder(path, exclusive=True) as folder:
-                new = cls(folder)
         Args:
             path: where it goes.
             recipe: TOML.
@@ -86,11 +86,20 @@ class RunDir:
             receipt: JSON-ready.
             fill: adds what else there is already, before the folder has its name.
 
+        Raises:
+            UserError: the name is taken, or the folder cannot be written.
+        """
+        if path.exists():
+            raise _taken(path)
+        try:
+            with new_folder(path, exclusive=True) as folder:
+                new = cls(folder)
                 write_text(new.recipe, recipe)
                 write_text(new.tokenizer, tokenizer)
                 write_json(new.plan, plan)
                 write_json(new.receipt, receipt)
                 new.checkpoints.mkdir()
+                fill(new)
         except FileExistsError:
             raise _taken(path) from None
         except OSError as error:
@@ -99,7 +108,6 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-                fill(new)
         """An existing run folder.
 
         Raises:
@@ -236,14 +244,6 @@ def find_run(name: str, runs: Path) -> RunDir:
     raise UserError(f"{name}: no such run in {runs}{nearest(name, known)} (farthing runs lists them)")
 
 
-def list_runs(runs: Path) -> list[RunDir]:
-    """All runs in a folder, oldest first.
-
-    Raises:
-        UserError: it is not a folder.
-    """
-    if runs.exists() and not runs.is_dir():
-        raise UserError(f"{runs}: is a file, not a folder of runs")
 def find_model(name: str, runs: Path) -> RunDir | Path:
     """The run that a person means by `name`, or the folder with a model's config.json.
 
@@ -260,11 +260,25 @@ def find_model(name: str, runs: Path) -> RunDir | Path:
     return find_run(name, runs)
 
 
+def list_runs(runs: Path) -> list[RunDir]:
+    """All runs in a folder, oldest first.
+
+    Raises:
+        UserError: it is not a folder.
+    """
+    if runs.exists() and not runs.is_dir():
+        raise UserError(f"{runs}: is a file, not a folder of runs")
     if not runs.is_dir():
         return []
     # A hidden one is a folder that some process has not finished making.
     found = [RunDir(entry) for entry in runs.iterdir() if entry.name[0] != "." and (entry / "recipe.toml").is_file()]
     return sorted(found, key=lambda run: (run.recipe.stat().st_mtime, run.name))
+
+
+def noise_path(runs: Path, arm: str) -> Path:
+    """Where a folder of runs keeps the noise floor of an arm, by the fingerprint of its recipe without the seed."""
+    # Hidden, so that no run can be of that name.
+    return runs / ".noise" / f"{arm}.json"
 
 
 def read_result(run: RunDir) -> Mapping[str, Any]:

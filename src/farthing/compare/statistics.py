@@ -238,7 +238,9 @@ def compare_all(
     for name, one in found.items():
         if isinstance(one, Unknown):
             n = min(len(finished(arms[name])), len(finished(baseline)))
-            verdicts[name] = Verdict("cannot tell", "none", one.value, None, None, None, None, level, n, None, one.reason)
+            verdicts[name] = Verdict(
+                "cannot tell", "none", one.value, None, None, None, None, level, n, None, one.reason
+            )
         else:
             verdicts[name] = _judge(one, corrected[name], arms[name], baseline, level=level, tests=len(told))
     return verdicts
@@ -253,9 +255,7 @@ def _judge(
     if p_corrected > level:
         needed = seeds_to_tell(found, level=level / tests)
         more = None if needed is None else max(1, needed - found.n)
-    return Verdict(
-        word, found.method, found.value, low, high, found.p, p_corrected, level, found.n, more, reason
-    )
+    return Verdict(word, found.method, found.value, low, high, found.p, p_corrected, level, found.n, more, reason)
 
 
 def word_for(found: Difference, arm: Scores, baseline: Scores, *, clear: bool) -> tuple[Word, str]:
