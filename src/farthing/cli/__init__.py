@@ -12,7 +12,20 @@ from typing import Any
 import typer
 
 from farthing import __version__
-from farthing.cli import evaluate, importing, look, machine, recipes, run, serving, text
+from farthing.cli import (
+    evaluate,
+    experiments,
+    importing,
+    look,
+    machine,
+    planner,
+    publish,
+    recipes,
+    run,
+    searching,
+    serving,
+    text,
+)
 from farthing.errors import FarthingError, Preempted, nearest
 from farthing.sinks.legible import legible
 
@@ -48,10 +61,15 @@ def _root(
 
 
 run.register(app)
+searching.register(app)
+planner.register(app)
+evaluate.register(app)
 look.register(app)
-recipes.register(app)
+experiments.register(app)
 serving.register(app)
 importing.register(app)
+publish.register(app)
+recipes.register(app)
 text.register(app)
 machine.register(app)
 

@@ -1,0 +1,149 @@
+"""What a search begins next: a candidate within every limit, or a run that confirms one of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from farthing import config
+from farthing.errors import UserError
+from farthing.search import account
+from farthing.search.check import Asked
+from farthing.search.plans import Planner
+from farthing.search.record import BASE, Record, Refused, this_worker, trial_id
+from farthing.search.sampling import Proposal, Turn, check_sampler, propose
+from farthing.search.study import History, Ledger
+
+MOST_REFUSALS = 1000
+"""candidates refused in a row after which a search gives up"""
+MOST_REPEATS = 100
+"""candidates in a row that have been tried before, after which there is nothing left to try"""
+
+
+class Proposer:
+    """Finds the next thing to do.
+
+    Args:
+        asked: what is searched.
+        ledger: what has been tried.
+        planner: what candidates come to.
+        refused: is told of every refused candidate.
+        stopping: whether a person wants it all to stop.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        ledger: Ledger,
+        planner: Planner,
+        *,
+        refused: Callable[[Refused], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        check_sampler(asked.space, asked.search.sampler)
+        self._space, self._search = asked.space, asked.search
+        self._ledger, self._planner = ledger, planner
+        self._tell, self._stopping = refused, stopping
+        self._history = History(asked.space)
+        self._prints: dict[str, str] = {}
+        self.over = ""
+
+    def trial(self) -> Record | None:
+        """The next candidate that may be tried, or None where the budget or the space ends."""
+        records = self._ledger.records()
+        self.over = self.over or account.full(self._search.budget, records)
+        if self.over:
+            return None
+        number = self._ledger.next_number()
+        refused: list[Refused] = []
+        record, repeats, tries = None, 0, 0
+        known = {self._print(one) for one in records if one.role == "trial"}
+        while record is None and not self.over and not self._stopping():
+            past = self._history.of(records, refused)
+            turn = Turn(self._search.seed, number, tries)
+            proposal = propose(self._space, self._search.sampler, past, turn)
+            tries += 1
+            if proposal is None:
+                self.over = "the whole grid has been tried"
+            elif proposal.candidate is not None and config.fingerprint(proposal.candidate.recipe) in known:
+                repeats += 1
+                if repeats >= MOST_REPEATS:
+                    self.over = f"the last {MOST_REPEATS} candidates had all been tried before"
+            else:
+                record = self._priced(proposal, number, refused, records)
+        if record is not None:
+            if self._ledger.begin(record, proposal.drawn if proposal else [], most=self._search.budget.trials):
+                return record
+            return None
+        self._ledger.give_back(number)
+        return None
+
+    def _priced(
+        self, proposal: Proposal, number: int, refused: list[Refused], records: Sequence[Record]
+    ) -> Record | None:
+        """The candidate as a trial, if its plan is within all limits; otherwise it is one more refused."""
+        parameters, reason = {one.path: one.value for one in proposal.drawn}, proposal.reason
+        if proposal.candidate is not None:
+            price, reason = self._planner.price(proposal.candidate.recipe, self._search.limits)
+            if not reason:
+                planned = price.as_planned()
+                self.over = account.too_dear(self._search, records, planned)
+                if self.over:
+                    return None
+                runs = len(self._search.seeds)
+                return Record(
+                    id=trial_id(number),
+                    number=number,
+                    worker=this_worker(),
+                    parameters=parameters,
+                    recipe=config.to_table(proposal.candidate.recipe),
+                    seeds=list(self._search.seeds),
+                    planned={**planned, **{name: runs * planned[name] for name in ("flops", "seconds", "money")}},
+                    refused=refused,
+                    generation=proposal.generation,
+                )
+        refused.append(Refused(parameters=parameters, reason=reason, generation=proposal.generation))
+        self._tell(refused[-1])
+        if len(refused) >= MOST_REFUSALS:
+            raise UserError(f"{MOST_REFUSALS} candidates in a row were refused, the last one because: {reason}")
+        return None
+
+    def confirmation(self) -> Record | None:
+        """The next run that confirms one of the best, once all trials have ended."""
+        records = self._ledger.records()
+        if any(one.role == "trial" and not one.ended for one in records) or not self.over:
+            return None
+        known = {one.id for one in records}
+        for of, recipe in self._to_confirm(records):
+            for seed in account.fresh_seeds(self._search):
+                id = f"confirm-{of}-seed-{seed}"
+                if id in known:
+                    continue
+                record = Record(
+                    id=id, number=self._ledger.next_number(), role="confirmation", of=of, worker=this_worker(),
+                    parameters={}, recipe=recipe, seeds=[seed],
+                )  # fmt: skip
+                return record if self._ledger.begin(record, [], most=None) else None
+        return None
+
+    def _to_confirm(self, records: Sequence[Record]) -> list[tuple[str, dict[str, Any]]]:
+        found = [(one.id, one.recipe) for one in best(records, self._history)[: self._search.confirm.top]]
+        if found and self._search.confirm.base:
+            found.append((BASE, config.to_table(self._space.base)))
+        return found
+
+    def _print(self, record: Record) -> str:
+        if record.id not in self._prints:
+            try:
+                recipe = config.build(self._space.schema, record.recipe)
+            except UserError:
+                return ""  # of a version whose recipes had other fields
+            self._prints[record.id] = config.fingerprint(recipe)
+        return self._prints[record.id]
+
+
+def best(records: Sequence[Record], history: History) -> list[Record]:
+    """The complete trials that still fit in the space, the lowest score first."""
+    complete = [one for one in records if one.role == "trial" and one.state == "complete" and one.score is not None]
+    fitting = [one for one in complete if history.place(one) is not None]
+    return sorted(fitting, key=lambda one: (one.score, one.number))
