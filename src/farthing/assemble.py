@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from farthing.data.preflight import many_epochs
 from farthing.data.prepare import Prepared, prepare
 from farthing.data.split import TokenSplit
 from farthing.data.store import Report
-from farthing.data.tokenizer import Tokenizer
 from farthing.errors import UserError, need
+from farthing.evals.actions import Samples
 from farthing.evals.references import references
-from farthing.evals.samples import write_samples
 from farthing.evals.yardstick import evaluate
-from farthing.events import Emit, Evaluated, Event, EventLog, Notice, Sampled
+from farthing.events import Emit, Evaluated, Event, EventLog, Notice
+from farthing.export.stock import plan_warnings
 from farthing.model.gpt import GPT, model_with
 from farthing.optim.build import build_optimizer
 from farthing.planning import (
@@ -45,6 +45,7 @@ from farthing.recipe import Recipe
 from farthing.recipe.data import Bpe, ByteTokenizer, Gpt2Tokenizer, Unigram
 from farthing.rundir import RunDir
 from farthing.runtime.device import Machine, forget_peak_memory
+from farthing.runtime.disk import SavingRate
 from farthing.runtime.seed import numeric_fingerprint
 from farthing.sinks.mirror import Mirror
 from farthing.sinks.tensorboard import TensorBoard
@@ -60,8 +61,8 @@ from farthing.training.interruption import Interruption
 from farthing.training.loop import Course, Trainer
 from farthing.training.meter import Meter
 from farthing.training.precision import Format, Precision
-from farthing.training.step import Stepper
 from farthing.training.starting import starting_model
+from farthing.training.step import Stepper
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_SHARE = 0.05
@@ -109,6 +110,7 @@ def plan_run(
     text: Prepared | None,
     *,
     disk_free: int,
+    saving: SavingRate | None = None,
     measure: bool = True,
     report: Report = lambda stage, done, total: None,
 ) -> Plan:
@@ -116,12 +118,12 @@ def plan_run(
     counts = counts_without_text(recipe) if text is None else counts_of(text)
     settings = settle(recipe, machine, counts)
     timing = estimate(recipe, machine, counts, settings)
-    warnings = [] if text is None else [message for _, message in text.warnings]
-    draft = make_plan(recipe, machine, counts, Choice(settings), timing, disk_free=disk_free, warnings=warnings)
+    warnings = plan_warnings(recipe.model) + ([] if text is None else [message for _, message in text.warnings])
+    draft = make_plan(recipe, machine, counts, Choice(settings), timing, disk_free=disk_free, saving=saving, warnings=warnings)
     if text is not None and measure and not draft.refusals:
         report("timing steps", 0, 0)
         choice, timing = _measured(recipe, machine, counts, settings, text, timing)
-        draft = make_plan(recipe, machine, counts, choice, timing, disk_free=disk_free, warnings=warnings)
+        draft = make_plan(recipe, machine, counts, choice, timing, disk_free=disk_free, saving=saving, warnings=warnings)
     repeated = many_epochs(draft.epochs) if draft.epochs is not None else None
     return draft if repeated is None else replace(draft, warnings=[*draft.warnings, repeated[1]])
 
@@ -178,9 +180,9 @@ def build_stepper(
     stop_asked: Callable[[], bool] = lambda: False,
     tell: Callable[[str, str], None] = lambda code, message: None,
     like: Stepper | None = None,
+    fresh: bool = True,
 ) -> Stepper:
     """Model, optimizer and objective on a device: as the recipe starts, or with the parameters of another."""
-    fresh: bool = True,
     ways: Any = {"attention": settings.attention, "weight_gradient": settings.weight_gradient}
     if like is None:
         model = starting_model(recipe.model, vocab_size, seed=recipe.seed, fresh=fresh, **ways).to(device)
@@ -275,24 +277,13 @@ class Evaluation:
         return [Evaluated(step=moment.step, split=self.split.name, validation=found, spent=spent, seconds=seconds)]
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The action that writes samples at the end."""
+def _evaluation(recipe: Recipe, plan: Plan, text: Prepared, device: torch.device) -> Action:
+    assert plan.evaluate_every is not None
+    return Evaluation(recipe, text.validation, plan.evaluate_every, plan.settings.precision, device)
 
-    recipe: Recipe
-    tokenizer: Tokenizer
-    precision: Format
 
-    def due(self, moment: Moment) -> bool:
-        """Only at the end."""
-        return moment.step == moment.steps
-
-    def run(self, moment: Moment, model: nn.Module) -> list[Event]:
-        """Write the recipe's samples."""
-        assert isinstance(model, GPT)
-        recipe = self.recipe
-        written = write_samples(model, self.tokenizer, recipe.sample, seed=recipe.seed, precision=self.precision)
-        return [Sampled(step=moment.step, prompt=sample.prompt, text=sample.text) for sample in written]
+def _samples(recipe: Recipe, plan: Plan, text: Prepared) -> Action:
+    return Samples(recipe.sample, recipe.seed, text.tokenizer, plan.settings.precision)
 
 
 def build_trainer(
@@ -305,12 +296,12 @@ def build_trainer(
     log: EventLog,
     meter: Meter,
     interruption: Interruption,
-) -> Trainer:
-    """Everything that a run needs for its first step, or, not `fresh`, for a checkpoint; `asked`: further actions."""
     asked: Sequence[Action] = (),
     fresh: bool = True,
+) -> Trainer:
+    """Everything that a run needs for its first step, or, not `fresh`, for a checkpoint; `asked`: further actions."""
     assert plan.steps is not None and plan.last_window is not None
-    assert plan.evaluate_every is not None and plan.checkpoint_every is not None
+    assert plan.checkpoint_every is not None
     settings, device = plan.settings, machine.torch_device
     stepper = build_stepper(
         recipe,
@@ -319,13 +310,9 @@ def build_trainer(
         device,
         stop_asked=lambda: interruption.signal is not None,
         tell=lambda code, message: log.emit(Notice(code=code, message=message)),
+        fresh=fresh,
     )
     minutes, money = recipe.budget.minutes, recipe.budget.money
-        fresh=fresh,
-    actions: list[Action] = [
-        Evaluation(recipe, text.validation, plan.evaluate_every, settings.precision, device),
-        Samples(recipe, text.tokenizer, settings.precision),
-    ]
     ema = recipe.train.ema
     return Trainer(
         run=run,
@@ -337,9 +324,11 @@ def build_trainer(
             peak_flops=plan.peak_flops,
             log_every=plan.log_every,
             checkpoint_every=plan.checkpoint_every,
+            background_saves=plan.background_saves,
             keep=recipe.checkpoint.keep,
             keep_best=recipe.checkpoint.best,
             on_divergence=recipe.train.on_divergence,
+            rollback_lr=recipe.train.rollback_lr,
             identity=identity(recipe, text),
             numeric=numeric_fingerprint(device),
             stop_seconds=None if minutes is None else minutes * 60,
@@ -349,9 +338,9 @@ def build_trainer(
         stepper=stepper,
         batches=fed(build_batches(recipe, text.train), device),
         average=None if ema is None else Averaged(stepper.model.named_parameters(), ema),
-        guard=DivergenceGuard(recipe.train.divergence_factor),
+        guard=DivergenceGuard(recipe.train.divergence_factor, spike_zscore=recipe.train.spike_zscore),
         meter=meter,
-        actions=actions,
+        actions=[_evaluation(recipe, plan, text, device), *asked, _samples(recipe, plan, text)],
         emit=log.emit,
         interruption=interruption,
         log_position=log.position,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from farthing.errors import FarthingError, UserError
+from farthing.storage import fsync_folder
 
 EVENTS_VERSION = 1
 """Version of this contract; readers refuse a newer one."""
@@ -114,6 +115,22 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskScored(Event):
+    """The model has been asked a task's questions: some of them at a cadence, all of them at the end."""
+
+    kind: ClassVar[str] = "task"
+    step: int
+    task: str
+    value: float | None
+    """the number that people compare the task by; null if it was not finite"""
+    result: dict[str, Any]
+    """docs/tasks.md"""
+    spent: dict[str, float]
+    seconds: float
+    """how long this took"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpointed(Event):
     """A checkpoint is complete and durable."""
 
@@ -122,6 +139,9 @@ class Checkpointed(Event):
     path: str
     bytes: int
     seconds: float
+    """how long it took to write, verify and prune"""
+    stall: float = 0.0
+    """how long training stood still for it, in seconds"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +175,7 @@ class Stopped(Event):
     reason: str
     """preempted, deadline, diverged, out_of_memory, disk_full, error"""
     message: str
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +205,11 @@ class EventLog:
         self.dropped = 0
         self._clock = clock
         self._followers: list[Emit] = []
+        new = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if new:
+            # Syncing a file makes its content durable, not its name.
+            fsync_folder(path.parent)
         os.ftruncate(self._descriptor, _sound_length(path))
 
     def follow(self, follower: Emit) -> None:

@@ -15,6 +15,8 @@ from farthing import assemble, config
 from farthing.data.prepare import Prepared
 from farthing.data.store import Report
 from farthing.errors import CheckpointError, DataError, FarthingError, ResourceError, UserError
+from farthing.evals.tasks import Loaded
+from farthing.evals.tasks.action import load_asked, task_actions
 from farthing.events import (
     Emit,
     EventLog,
@@ -26,20 +28,20 @@ from farthing.events import (
     Started,
     Step,
     Stopped,
+    TaskScored,
     read_events,
 )
 from farthing.planning import Plan
 from farthing.recipe import Recipe
-from farthing.rundir import RunDir
+from farthing.rundir import RESULT_VERSION, RunDir
 from farthing.runtime.device import Machine, configure, this_machine
+from farthing.runtime.disk import saving_rate
 from farthing.runtime.seed import compare_fingerprints
 from farthing.storage import cache_folder, read_json, write_json, write_text
 from farthing.training import checkpoint as checkpoints
 from farthing.training.interruption import Interruption
 from farthing.training.loop import Trainer
 from farthing.training.meter import Meter, StartUp
-
-RESULT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,14 @@ def new_run(
     assemble.check_mirrors(recipe)
     machine = prepare_machine(recipe, device)
     directory = Path.cwd()
+    tasks = load_asked(recipe.evaluate, directory=directory)
     with startup.stage("text"):
         text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=watcher.reading)
     with startup.stage("plan"):
-        plan = assemble.plan_run(recipe, machine, text, disk_free=disk_free(path), report=watcher.reading)
+        saving = saving_rate(existing(path))
+        plan = assemble.plan_run(
+            recipe, machine, text, disk_free=disk_free(path), saving=saving, report=watcher.reading
+        )
     if plan.trial is not None and not plan.trial.remembered:
         startup.part("trial", plan.trial.seconds, of="plan")
     if plan.refusals:
@@ -93,7 +99,7 @@ def new_run(
         log = EventLog(run.events)
         meter = Meter(already=startup.seconds, price_per_hour=recipe.budget.price_per_hour)
         log.emit(_started(run, recipe, plan))
-        return _sit(run, recipe, plan, text, machine, log, meter, startup, deadline, watcher, snapshot=None)
+        return _sit(run, recipe, plan, text, machine, log, meter, startup, deadline, watcher, tasks, snapshot=None)
 
 
 def resume(
@@ -120,6 +126,7 @@ def resume(
         machine = prepare_machine(recipe, device, threads=plan.settings.threads)
         if config.fingerprint(recipe) != receipt["recipe"]:
             raise UserError(f"{run.recipe}: has been changed since the run began; put it back, or start a new run")
+        tasks = load_asked(recipe.evaluate, directory=Path(receipt["directory"]))
         with startup.stage("text"):
             text = _same_text(run, recipe, receipt, watcher.reading)
         damages: list[str] = []
@@ -142,7 +149,7 @@ def resume(
             already=startup.seconds,
             price_per_hour=recipe.budget.price_per_hour,
         )
-        return _sit(run, recipe, plan, text, machine, log, meter, startup, deadline, watcher, snapshot=found)
+        return _sit(run, recipe, plan, text, machine, log, meter, startup, deadline, watcher, tasks, snapshot=found)
 
 
 def _started(run: RunDir, recipe: Recipe, plan: Plan) -> Started:
@@ -160,6 +167,7 @@ def _sit(
     startup: StartUp,
     deadline: float | None,
     watcher: Watcher,
+    tasks: Sequence[Loaded],
     *,
     snapshot: checkpoints.Snapshot | None,
 ) -> dict[str, Any]:
@@ -179,11 +187,7 @@ def _sit(
             for fallback in plan.fallbacks:
                 log.emit(fallback)
         with startup.stage("build"):
-            trainer = assemble.build_trainer(
-                run, recipe, plan, text, machine, log=log, meter=meter, interruption=interruption
-            )
-            if snapshot is not None:
-                trainer.restore(snapshot)
+            trainer = _build(run, recipe, plan, text, machine, tasks, log, meter, interruption, snapshot)
         if snapshot is not None:
             differences = compare_fingerprints(snapshot.state["numeric"], trainer.course.numeric)
             step = trainer.state.step
@@ -208,6 +212,37 @@ def _sit(
         return _conclude(run, recipe, plan, text, log, trainer)
 
 
+def _build(
+    run: RunDir,
+    recipe: Recipe,
+    plan: Plan,
+    text: Prepared,
+    machine: Machine,
+    tasks: Sequence[Loaded],
+    log: EventLog,
+    meter: Meter,
+    interruption: Interruption,
+    snapshot: checkpoints.Snapshot | None,
+) -> Trainer:
+    assert plan.evaluate_every is not None and plan.steps is not None
+    asked = task_actions(
+        recipe.evaluate,
+        tasks,
+        every=plan.evaluate_every,
+        steps=plan.steps,
+        tokenizer=text.tokenizer,
+        train_precision=plan.settings.precision,
+        device=machine.torch_device,
+    )
+    fresh = snapshot is None
+    trainer = assemble.build_trainer(
+        run, recipe, plan, text, machine, log=log, meter=meter, interruption=interruption, asked=asked, fresh=fresh
+    )
+    if snapshot is not None:
+        trainer.restore(snapshot)
+    return trainer
+
+
 def _conclude(
     run: RunDir, recipe: Recipe, plan: Plan, text: Prepared, log: EventLog, trainer: Trainer
 ) -> dict[str, Any]:
@@ -226,6 +261,7 @@ def _conclude(
         if state.best_step is None
         else {"step": state.best_step, "bits_per_byte": state.best_bits_per_byte},
         "references": compared,
+        "tasks": _last_tasks(told),
         "spent": spent,
         "startup": _startup(told),
         "wall_seconds": wall,
@@ -256,6 +292,13 @@ def _last_samples(told: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     found = [event for event in told if event["kind"] == Sampled.kind]
     last = max((event["step"] for event in found), default=None)
     return [(event["prompt"], event["text"]) for event in found if event["step"] == last]
+
+
+def _last_tasks(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the tasks came to at the end, with all their questions, in the recipe's order."""
+    found = [event for event in told if event["kind"] == TaskScored.kind]
+    last = max((event["step"] for event in found), default=None)
+    return [event["result"] for event in found if event["step"] == last]
 
 
 def _startup(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -7,16 +7,23 @@ run.validation["bits_per_byte"], run.sample("class"), run.dataframe()
 
 from __future__ import annotations
 
+from farthing.api.arms import held_out as held_out
+from farthing.api.arms import keep_held_out as keep_held_out
+from farthing.api.arms import noise as noise
+from farthing.api.arms import train_seeds as train_seeds
+from farthing.api.evaluation import ask as ask
+from farthing.api.evaluation import load_tasks as load_tasks
+from farthing.api.harness import ask_harness as ask_harness
 from farthing.api.recipes import Overrides as Overrides
 from farthing.api.run import Run as Run
 from farthing.api.run import open_run as open_run
 from farthing.api.run import runs as runs
-from farthing.api.verbs import Planned as Planned
-from farthing.api.verbs import plan as plan
 from farthing.api.trained import Drawing as Drawing
 from farthing.api.trained import Scored as Scored
 from farthing.api.trained import TrainedModel as TrainedModel
 from farthing.api.trained import Writing as Writing
 from farthing.api.trained import open_model as open_model
+from farthing.api.verbs import Planned as Planned
+from farthing.api.verbs import plan as plan
 from farthing.api.verbs import resume as resume
 from farthing.api.verbs import train as train

@@ -1,4 +1,4 @@
-"""eval, sample, runs: looking at what has been trained."""
+"""sample, runs: looking at what has been trained."""
 
 from __future__ import annotations
 
@@ -7,18 +7,11 @@ from typing import Annotated
 
 import typer
 
-from farthing.cli.options import RUNS, Checkpoint, Device, Json, Quiet, RunName, Runs, add, say_json
+from farthing.cli.options import RUNS, Checkpoint, Device, Json, ModelName, Quiet, Runs, add, say_json
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
-    add(
-        app,
-        evaluate,
-        name="eval",
-        short="Score a text with a trained model.",
-        example="farthing eval default-1 --data other.txt",
-    )
     add(
         app,
         sample,
@@ -35,52 +28,8 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def evaluate(
-    run: RunName,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[evaluate.X=VALUE]...", help="Settings of [evaluate] to change, such as evaluate.stride=128."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="FILE", help="Score this text, cut into documents as the run's own was."),
-    ] = None,
-    split: Annotated[
-        str, typer.Option("--split", metavar="PART", help="Which of the run's parts: validation, test or train.")
-    ] = "validation",
-    checkpoint: Checkpoint = "last",
-    runs: Runs = RUNS,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Score a text with a trained model: every token once, in bits per byte of the original text."""
-    from farthing.rundir import find_run
-
-    find_run(run, runs)
-    from farthing import api
-    from farthing.cli import tables
-
-    opened = api.open_run(run, runs=runs)
-    found = opened.evaluate(
-        data,
-        overrides or [],
-        split=split,
-        checkpoint=checkpoint,
-        device=device,
-        references=not as_json,
-        quiet=quiet,
-    )
-    if as_json:
-        say_json(found.validation)
-    else:
-        tables.print_score(opened.name, data or split, found)
-
-
 def sample(
-    run: RunName,
+    run: ModelName,
     prompt: Annotated[
         str, typer.Argument(metavar="[PROMPT]", help="Where the text starts; none: at the start of a document.")
     ] = "",
@@ -107,22 +56,14 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Let a trained model write, as it thinks of it. What is not given is as in the run's recipe, [sample]."""
-    from farthing.rundir import find_run
+    from farthing.rundir import find_model
 
-    find_run(run, runs)
+    find_model(run, runs)
     from farthing import api
     from farthing.cli.tables import clean
 
-    written = api.open_run(run, runs=runs).stream(
-        prompt,
-        checkpoint=checkpoint,
-        device=device,
-        seed=seed,
-        tokens=tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-    )
+    opened = api.open_model(run, runs=runs, checkpoint=checkpoint, device=device)
+    written = opened.stream(prompt, seed=seed, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     if as_json:
         text = "".join(written)
         say_json({"prompt": prompt, "text": text, "tokens": written.tokens})

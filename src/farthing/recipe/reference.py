@@ -100,7 +100,7 @@ def _chapter(path: str, field: FieldInfo, *, level: int) -> Iterator[str]:
 
 def _table(section: type[Section], names: list[str], *, prefix: str = "") -> Iterator[str]:
     rows = [(name, section.model_fields[name]) for name in names]
-    rows = [(name, field) for name, field in rows if not sections_in(field.annotation)]
+    rows = [(name, field) for name, field in rows if not sections_in(field.annotation) or _is_list(field)]
     if not rows:
         return
     yield "| field | values | default | what it is |"
@@ -125,12 +125,18 @@ def _alternatives(annotation: Any, metadata: list[Any]) -> list[str]:
         return [one for part in arguments for one in _alternatives(part, metadata)]
     if origin is typing.Literal:
         return [f"`{json.dumps(value)}`" for value in arguments]
+    if origin is list and sections_in(arguments[0]):
+        return ["list of tables, below"]
     if origin is list:
         return ["list of " + " or ".join(_alternatives(arguments[0], []))]
     if annotation is types.NoneType:
         return ["`none`"]
     named = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}[annotation]
     return [named + (_bounds(metadata) if annotation in (int, float) else "")]
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return typing.get_origin(field.annotation) is list
 
 
 def _bounds(metadata: list[Any]) -> str:

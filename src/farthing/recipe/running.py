@@ -35,16 +35,35 @@ class Train(Section):
     """decay of an exponential moving average of the weights, which is then what is evaluated and kept; none keeps no average"""
     log_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """steps between flushes of step events to disk; every step is recorded either way"""
-    on_divergence: Literal["stop", "rollback"] = "stop"
-    """when the loss is not finite or runs away: stop, or go back to the last checkpoint and skip the batches since (3 times at most)"""
+    on_divergence: Literal["stop", "skip", "rollback"] = "stop"
+    """when the loss is not finite, spikes or runs away: stop; or leave out the batch's update (20 in a row at most; a loss that runs away stops the run); or go back to the last checkpoint, skip the batches since and go on with a smaller rate (3 times at most)"""
+    rollback_lr: Annotated[float, Field(gt=0, le=1), NEWER] = 0.5
+    """what each roll-back multiplies the learning rate by, for the rest of the run"""
+    spike_zscore: Annotated[float, Field(gt=0), NEWER] | None = None
+    """a loss or gradient norm this many standard deviations above the mean of the last 128 steps is a spike, and on_divergence says what follows; none looks for no spikes"""
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0
     """the loss has run away when the mean of the last 20 steps exceeds this many times the lowest such mean so far"""
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """CPU threads; auto: one for each physical core, or as many as are measured to be faster"""
 
 
+class Asked(Section):
+    """A task that the model is asked while it trains (docs/tasks.md)."""
+
+    task: Literal["hellaswag", "lambada", "arc_easy", "arc_challenge", "piqa", "winogrande", "wikitext", "choices", "perplexity"]
+    """its name"""
+    path: str = "hub"
+    """its questions: a file, a folder that holds it under its usual name, or hub"""
+    every: Every = "auto"
+    """optimizer steps between two askings, auto: as evaluate.every; one more at the end always, with all questions"""
+    limit: Annotated[int, Field(ge=1)] | None = 500
+    """questions asked before the end, the same ones each time; none asks all of them"""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """worked examples before each question"""
+
+
 class Evaluate(Section):
-    """Scoring of the validation text, every token of it."""
+    """Scoring of the validation text, every token of it, and tasks."""
 
     every: Every = "auto"
     """optimizer steps between evaluations; one more at the end always"""
@@ -58,6 +77,8 @@ class Evaluate(Section):
     """titles: also the published titles benchmark's flattering reading, with its coverage (docs/yardstick.md)"""
     references: bool = True
     """at the end, also what xz, zstd and a unigram model make of the same text"""
+    tasks: Annotated[list[Asked], NEWER] = []
+    """tasks that the model is asked, each a table: [[evaluate.tasks]]"""
 
 
 class Checkpoint(Section):
@@ -69,6 +90,10 @@ class Checkpoint(Section):
     """how many of the newest to keep; at least two, so that a damaged one has a predecessor"""
     best: bool = True
     """also keep the one with the lowest validation bits per byte"""
+    background: Annotated[bool, NEWER] = True
+    """write while training goes on, from a copy in memory (where memory allows it); what is saved is the same"""
+    mtbf_hours: Annotated[float, Field(gt=0), NEWER] = 24.0
+    """mean time between failures that `every = "auto"` is made for (Young 1974, Daly 2006): often enough that a crash costs little, seldom enough that saving does"""
 
 
 class Sample(Section):

@@ -32,6 +32,7 @@ from farthing.events import (
     Started,
     Step,
     Stopped,
+    TaskScored,
 )
 from farthing.sinks.legible import duration, legible, memory, money, quantity
 from farthing.sinks.summary import terminal
@@ -208,6 +209,8 @@ class Console:
                 self._step()
             case Evaluated():
                 self._evaluated(event)
+            case TaskScored():
+                self._say(f"step {event.step:,}{self._dot}{_task(event)}", "cyan")
             case Checkpointed() if self._verbose:
                 size = f"{memory(event.bytes)} in {duration(event.seconds)}"
                 self._say(f"step {event.step:,}{self._dot}checkpoint {event.path}, {size}", "dim")
@@ -355,6 +358,15 @@ class _Display:
             line.append("   " if line else "")
             line.append(text, style)
         yield line
+
+
+def _task(event: TaskScored) -> str:
+    metric = str(event.result["metric"]).replace("_", " ")
+    if event.value is None:
+        return f"{event.task}: {metric} is not finite"
+    told = f"{event.value:.1%}" if "accuracy" in metric else f"{event.value:.4g}"
+    verdict = event.result["scores"][event.result["metric"]]["verdict"]
+    return f"{event.task}: {metric} {told}" + (f" ({verdict})" if verdict else "")
 
 
 def in_notebook() -> bool:

@@ -1,0 +1,105 @@
+"""HellaSwag's questions by Farthing's own scorer, against lm-evaluation-harness on the same model exported.
+
+    python benchmarks/tasks.py ../shared/data/hellaswag_val.jsonl                     (about 4 minutes)
+    python benchmarks/tasks.py ../shared/data/hellaswag_val.jsonl --export FOLDER     (with the harness, about 20)
+
+The 12 M shape (vocabulary 4,096 from Python's own sources, GPT-2's architecture) with context 256 and initial weights:
+what is measured is how long questions take, not what is known. Each side is a process of its own; they take turns over
+every twentieth question, and ours also answers all of them once, which is the number that a user waits for. A unit of
+work begins with the question file and ends with the scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bench
+import turns
+from shapes import HEADLINE, SHAPES
+
+SHAPE = replace(SHAPES[HEADLINE], context=256)
+EVERY = 20
+"""of how many questions one is asked when sides take turns"""
+
+
+def starts(questions: Path, export: Path | None) -> dict[str, dict[str, Any]]:
+    """What each side is started with."""
+    ours = {"task": "hellaswag", "data": str(questions), "shape": SHAPE.as_dict()}
+    found: dict[str, dict[str, Any]] = {
+        "ours-fp32": {"module": "sides.asking", "asked": ours},
+        "ours-bf16": {"module": "sides.asking", "asked": {**ours, "bf16": True}},
+    }
+    if export is not None:
+        theirs = {"task": "hellaswag", "data": str(questions.parent), "export": str(export)}
+        for size in (1, 16):
+            asked = {**theirs, "batch_size": size}
+            found[f"harness-{size}"] = {"module": "sides.harness", "asked": asked}
+    return found
+
+
+def in_turn(questions: Path, export: Path | None, rounds: int) -> dict[str, Any]:
+    """Seconds of a question on each side, ours against the others, and whether all say the same."""
+    with turns.sides(starts(questions, export)) as there:
+        taken = turns.take_turns(there, rounds=rounds, seconds=0)
+        counts = {name: side.facts["questions"] for name, side in there.items()}
+        answers = {name: side.ask("log_likelihoods") for name, side in there.items()}
+        scores = {name: side.ask("scores") for name, side in there.items()}
+    rates = {name: bench.spread([counts[name] / once for once in times]) for name, times in taken.items()}
+    rivals = [name for name in taken if name.startswith("harness")]
+    ratios = {f"ours-fp32 against {name}": bench.ratio(taken[name], taken["ours-fp32"]) for name in rivals}
+    differences = {
+        name: max(abs(a - b) for one, other in zip(answers["ours-fp32"], answers[name], strict=True)
+                  for a, b in zip(one, other, strict=True))
+        for name in rivals
+    }  # fmt: skip
+    return {
+        "questions": counts["ours-fp32"],
+        "questions_per_second": rates,
+        "ratios": ratios,
+        "largest_difference_nats": differences,
+        "scores": scores,
+    }
+
+
+def whole(questions: Path) -> dict[str, Any]:
+    """How long all questions take us, in fp32 and in bf16, each after a pass over the same that is not counted."""
+    found = {}
+    for name, start in starts(questions, None).items():
+        with turns.sides({name: start}) as there:
+            found[name] = {"questions": there[name].facts["questions"], "seconds": there[name].go(1)}
+    return found
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("questions", type=Path, help="hellaswag_val.jsonl")
+    parser.add_argument("--export", type=Path, help="the same model as a Hugging Face folder, for the harness")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--part", action="store_true", help="only every twentieth question")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "hellaswag.jsonl"
+        lines = chosen.questions.read_text("utf-8").split("\n")
+        part.write_text("\n".join(line for line in lines[::EVERY] if line.strip()) + "\n", "utf-8")
+        found = {"shape": SHAPE.as_dict(), **in_turn(part, chosen.export, chosen.rounds)}
+    print(f"{found['questions']} questions in turn{'questions/s':>18}{'least':>9}{'most':>9}")
+    for name, rate in found["questions_per_second"].items():
+        print(f"{name:<24}{rate['median']:>14,.1f}{rate['least']:>9,.1f}{rate['most']:>9,.1f}")
+    for name, value in found["ratios"].items():
+        print(f"  {name}: {bench.told(value)}")
+    for name, value in found["largest_difference_nats"].items():
+        print(f"  largest difference from {name}: {value:.2g} nats")
+    if not chosen.part:
+        found["all"] = whole(chosen.questions.absolute())
+        for name, one in found["all"].items():
+            print(f"all {one['questions']:,} questions, {name}: {one['seconds']:.0f} s")
+    bench.write("tasks", found)
+
+
+if __name__ == "__main__":
+    main()
