@@ -114,9 +114,7 @@ class ContinuationScorer:
         with self._measuring():
             self._inference = Inference(model, precision=precision)
 
-    def costs(
-        self, pairs: Sequence[Pair], *, report: Callable[[int, int], None] | None = None
-    ) -> list[Continuation]:
+    def costs(self, pairs: Sequence[Pair], *, report: Callable[[int, int], None] | None = None) -> list[Continuation]:
         """What each continuation costs after its context, in the order of `pairs`.
 
         Of a pair that is longer than the model can read, the last context_length + 1 tokens count, as in
@@ -211,7 +209,11 @@ class ContinuationScorer:
         return costs
 
     def _extended(
-        self, rows: Sequence[tuple[int, int, tuple[int, ...]]], cache: KeyValueCache, segments_GC: Tensor | None, reach: int
+        self,
+        rows: Sequence[tuple[int, int, tuple[int, ...]]],
+        cache: KeyValueCache,
+        segments_GC: Tensor | None,
+        reach: int,
     ) -> _Costs:
         """The costs of all but the first token of continuations, of `reach` + 1 tokens at most."""
         which_R = torch.tensor([index for index, _, _ in rows], device=self.device)
