@@ -190,12 +190,12 @@ def _changed(drawing: Sample, name: str, value: str) -> Sample:
     try:
         return config.build(Sample, {**config.to_table(drawing), name: value})
     except UserError as error:
-        raise UserError(f"/{error}") from None
+        raise UserError(f"/{name} {str(error).removeprefix(name).removeprefix('=')}") from None
 
 
 def _seed(value: str) -> int:
     if not value.isdecimal() or int(value[:20]) >= 1 << 63 or len(value) > 19:
-        raise UserError(f"/seed: {value!r:.40} should be a whole number from 0 to 2^63 - 1")
+        raise UserError(f"/seed {value!r:.40}: should be a whole number from 0 to 2^63 - 1")
     return int(value)
 
 
