@@ -38,7 +38,8 @@ def print_rows(title: str, rows: Iterable[Row]) -> None:
     write(Text(clean(title), "bold"), table)
 
 
-def _print_notes(notes: Iterable[str]) -> None:
+def print_notes(notes: Iterable[str]) -> None:
+    """What a person should know besides, a line each."""
     for note in notes:
         write(Text(f"note: {clean(note)}", "yellow"))
 
@@ -68,7 +69,7 @@ def print_plan(name: str, planned: Planned) -> None:
     if plan.trial is not None:
         print_rows(f"tried: {plan.trial.told()}", [_tried(one) for one in plan.trial.tried])
     print_rows("what it takes", _cost_rows(planned))
-    _print_notes([*plan.warnings, *(fallback.message for fallback in plan.fallbacks)])
+    print_notes([*plan.warnings, *(fallback.message for fallback in plan.fallbacks)])
 
 
 def _tried(one: Tried) -> Row:
@@ -209,7 +210,7 @@ def print_doctor(found: Mapping[str, Any]) -> None:
     print_rows("this machine", rows)
     print_rows("what auto chooses here", [_choice(name, choice) for name, choice in found["choices"].items()])
     print_rows("extras (pip install 'farthing[NAME]')", [_extra(*one) for one in found["extras"].items()])
-    _print_notes(found["warnings"])
+    print_notes(found["warnings"])
 
 
 def _gpu(gpu: Mapping[str, Any]) -> str:
