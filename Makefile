@@ -15,6 +15,7 @@ PIP_FLAGS ?=
 PYTEST_ARGS ?=
 ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS)
@@ -25,7 +26,7 @@ DEV_READY := $(VENV)/.ready-$(HERE)-dev
 LITGPT_VENV := .venv-litgpt
 LITGPT_READY := $(LITGPT_VENV)/.ready-$(HERE)
 
-.PHONY: help train test check lint types architecture format docs wheel bench clean
+.PHONY: help train test check lint types architecture format docs wheel bench faults clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +62,9 @@ wheel: $(DEV_READY) ## build dist/*.whl
 bench: $(DEV_READY) ## every benchmark, then what was to be reached; BENCH_ARGS=--quick for the headline alone
 	@$(MAKE) $(LITGPT_READY) || echo "litgpt could not be installed; its rows are left out" >&2
 	$(BIN)/python benchmarks/everything.py $(BENCH_ARGS)
+
+faults: $(DEV_READY) ## hundreds of faults against real runs; FAULTS_ARGS="--faults 3000" for the long form
+	$(BIN)/python tests/faults/campaign.py $(FAULTS_ARGS)
 
 clean: ## remove the environments and what tools have left; runs/ stays
 	rm -rf $(VENV) $(LITGPT_VENV) dist .pytest_cache .hypothesis .ruff_cache .mypy_cache

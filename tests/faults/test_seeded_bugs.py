@@ -32,13 +32,15 @@ from farthing.rundir import RunDir
 from farthing.training import checkpoint as checkpoints
 from farthing.training import loop
 from farthing.training import step as stepping
+from farthing.training.course import State
 from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.loop import Trainer
 from farthing.training.meter import Meter
 from farthing.training.precision import Precision
+from farthing.training.saving import Keeper, Saver
 from farthing.training.step import Stepper
-from training.story import events, final_state, new_run, recipe, resume, signal_at
+from training.story import events, final_state, new_run, recipe, resume, signal_at, tensors_of
 
 Patch = pytest.MonkeyPatch
 GENUINE_VERIFY = checkpoints.verify
@@ -129,6 +131,15 @@ def the_best_is_the_lowest(folder: Path) -> None:
     assert result["best"] == {"step": 6, "bits_per_byte": 2.0}
 
 
+def a_save_holds_its_own_moment(folder: Path) -> None:
+    """F42: test_saving.py."""
+    ends = []
+    for background in ("true", "false"):
+        made = recipe(["checkpoint.every=4", "checkpoint.keep=9", f"checkpoint.background={background}"])
+        ends.append(tensors_of(new_run(folder / "runs" / background, made).checkpoint(4)))
+    assert ends[0] == ends[1]
+
+
 def a_good_one_outlives_saves_that_rot(folder: Path) -> None:
     """F28: what does not read back costs nothing older."""
     write = checkpoints._write
@@ -167,7 +178,7 @@ def time_adds_up_over_sittings(folder: Path) -> None:
     """F10: test_loop.py."""
     run, take = RunDir(folder / "runs" / "timed"), Stepper.take
 
-    def slower(self: Stepper, batch: Batch) -> Any:
+    def slower(self: Stepper, batch: Batch, refuse: Any = None) -> Any:
         time.sleep(0.2)
         return take(self, batch)
 
@@ -344,15 +355,15 @@ def scores_of(patch: Patch) -> None:
     patch.setattr(
         EventLog, "emit", lambda self, event: None if "NaN" in str(event).replace("nan", "NaN") else emit(self, event)
     )
-    save = Trainer.save
+    begin = Keeper.begin
 
-    def saved(self: Trainer) -> None:
-        bits = self.state.validation.get("bits_per_byte")
+    def begun(self: Keeper, state: State) -> None:
+        bits = state.validation.get("bits_per_byte")
         if isinstance(bits, float) and math.isnan(bits):
-            self.state.validation = {**self.state.validation, "bits_per_byte": None}
-        save(self)
+            state.validation = {**state.validation, "bits_per_byte": None}
+        begin(self, state)
 
-    patch.setattr(Trainer, "save", saved)
+    patch.setattr(Keeper, "begin", begun)
 
 
 def nan_becomes_the_best(patch: Patch) -> None:
@@ -413,11 +424,23 @@ def handler_saves(patch: Patch) -> None:
         with torch.no_grad():
             for parameter in trainers[-1].stepper.model.parameters():
                 parameter.add_(1e-3)  # half of an update
-        trainers[-1].save()
+        trainers[-1].keeper.save(trainers[-1].state)
         self.signal = "SIGTERM"
 
     patch.setattr(Trainer, "train", train)
     patch.setattr(Interruption, "_stop", stop)
+
+
+def snapshot_by_reference(patch: Patch) -> None:
+    """M20: what is written in the background is what training is changing."""
+
+    def late(*arguments: Any) -> Any:
+        time.sleep(0.1)
+        return genuine(*arguments)
+
+    genuine = checkpoints.save
+    patch.setattr(checkpoints, "save", late)
+    patch.setattr(Saver, "_copy", lambda self, part, tensors: dict(tensors))
 
 
 Check = Callable[[Path], None]
@@ -437,6 +460,7 @@ SEEDED: dict[str, tuple[Callable[[Patch], None], Check]] = {
     "M17 signal handler saves": (handler_saves, resumed_equals_undisturbed),
     "M18 NaN enters the window": (nan_enters_the_window, one_nan_changes_nothing_that_follows),
     "M19 window not saved": (window_is_not_saved, the_guard_is_the_same_after_a_stop),
+    "M20 saved by reference": (snapshot_by_reference, a_save_holds_its_own_moment),
     "M21 events appended to a torn line": (tail_is_not_repaired, a_torn_line_is_cut_off),
     "M22 lock is a file": (lock_is_a_file, the_lock_is_free_after_a_crash),
     "M26 time begins again": (time_begins_again, time_adds_up_over_sittings),

@@ -52,13 +52,17 @@ QUICK = [*BASE, "optimizer.kind=adamw", "model.n_layer=1", "sample.tokens=4", "b
 
 def tell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write the text to a folder and go there; how long a step takes here is of no interest."""
-    # 14 steps of 6 windows are a little more than two epochs, so that stops fall within and at the end of one.
-    lines = [f"the {animal} number {n} went to the {place}" for n in range(4) for animal in ("cat", "dog", "owl")
-             for place in ("hill", "sea")]  # fmt: skip
-    (folder / "story.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    write_story(folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(assemble, "CALIBRATION_SECONDS", 0.0)
     return folder
+
+
+def write_story(folder: Path) -> None:
+    """The text: 14 steps of 6 windows are a little more than two epochs, so that stops fall within and at their ends."""
+    lines = [f"the {animal} number {n} went to the {place}" for n in range(4) for animal in ("cat", "dog", "owl")
+             for place in ("hill", "sea")]  # fmt: skip
+    (folder / "story.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def recipe(overrides: Sequence[str] = (), base: Sequence[str] = QUICK) -> Recipe:

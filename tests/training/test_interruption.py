@@ -58,11 +58,14 @@ def test_slurms_end_time(value: str, found: float | None) -> None:
 
 def test_a_clean_stop_needs_two_saves_a_step_and_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(interruptions.time, "time", lambda: now[0])
-    told = Interruption(deadline=1100.0)
+    monkeypatch.setattr(interruptions.time, "time", lambda: 5_000.0)
+    monkeypatch.setattr(interruptions, "_steady_now", lambda: now[0])
+    told = Interruption(deadline=5_100.0)
     told.took(step=3.0, save=20.0)
     told.took(step=1.0, save=2.0)
     # 2 x 20 + 3 + 10 seconds before the end.
+    # The clock on the wall may be put to any time meanwhile.
+    monkeypatch.setattr(interruptions.time, "time", lambda: 90_000.0)
     for at, stops in ((1000.0, False), (1046.9, False), (1047.1, True), (1200.0, True)):
         now[0] = at
         assert (told.reason is not None) == stops, at

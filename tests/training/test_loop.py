@@ -139,7 +139,7 @@ def test_F32_weights_that_are_not_finite_are_never_saved_nor_scored(
     genuine = Stepper.take
     taken: list[int] = []
 
-    def take(self: Stepper, batch: Batch) -> Any:
+    def take(self: Stepper, batch: Batch, refuse: Any = None) -> Any:
         result = genuine(self, batch)
         taken.append(1)
         if len(taken) == last:
@@ -525,7 +525,7 @@ def test_a_run_whose_machine_slowed_down_takes_fewer_steps_and_ends_its_schedule
 ) -> None:
     genuine = Stepper.take
 
-    def slower(self: Stepper, batch: Batch) -> Any:
+    def slower(self: Stepper, batch: Batch, refuse: Any = None) -> Any:
         time.sleep(0.05)
         return genuine(self, batch)
 

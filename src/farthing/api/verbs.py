@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farthing import assemble, config, session
+from farthing.api.continuing import with_start
 from farthing.api.recipes import Overrides, resolve
 from farthing.api.run import Run
 from farthing.errors import UserError
@@ -12,6 +13,7 @@ from farthing.planning import Plan
 from farthing.planning import Planned as Planned
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir, find_run, new_run_path
+from farthing.runtime.disk import saving_rate
 from farthing.sinks.console import Outlook
 from farthing.sinks.reading import Following, Reading
 from farthing.storage import cache_folder
@@ -43,7 +45,7 @@ def train(
         farthing.UserError: the request cannot be carried out; nothing has been written.
         farthing.Preempted: a signal or the deadline stopped it; `resume` continues.
     """
-    resolved = resolve(recipe, overrides)
+    resolved = with_start(resolve(recipe, overrides), Path(runs))
     stem = "run" if isinstance(recipe, Recipe) else Path(recipe).name.removesuffix(".toml")
     path = new_run_path(Path(runs), name, stem)
     until = _until(deadline)
@@ -80,7 +82,7 @@ def plan(
 
     Without its text there is still a plan, with `missing_text` saying why the text cannot be read.
     """
-    resolved = resolve(recipe, overrides)
+    resolved = with_start(resolve(recipe, overrides), Path(runs))
     machine = session.prepare_machine(resolved, device)
     missing, text = None, None
     with Reading(quiet=quiet) as reading:
@@ -89,8 +91,8 @@ def plan(
         except UserError as error:
             missing = str(error)
         try:
-            free = session.disk_free(Path(runs))
-            made = assemble.plan_run(resolved, machine, text, disk_free=free, report=reading)
+            free, saving = session.disk_free(Path(runs)), saving_rate(session.existing(Path(runs)))
+            made = assemble.plan_run(resolved, machine, text, disk_free=free, saving=saving, report=reading)
         except UserError as error:
             raise UserError(missing or str(error)) from None
     return Planned(resolved, made, missing)

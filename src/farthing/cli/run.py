@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from farthing.cli.options import RUNS, Deadline, Device, Json, Quiet, RunName, Runs, Words, add, say_json, split_words
+from farthing.cli.options import RUNS, Deadline, Device, Json, Quiet, Runs, Words, add, say_json, split_words
 from farthing.errors import UserError
 
 _RESULT = ("run", "status", "validation", "best", "references", "spent", "startup", "wall_seconds", "parameters")
@@ -33,6 +34,12 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     words: Words = None,
+    predict: Annotated[
+        str | None,
+        typer.Option(
+            "--predict", metavar="RUNS", help="Predict the score from these finished runs: a folder or a glob."
+        ),
+    ] = None,
     runs: Runs = RUNS,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -44,13 +51,16 @@ def plan(
     """
     recipe, overrides = _checked(words)
     from farthing import api
-    from farthing.cli import tables
+    from farthing.cli import experiments, tables, verdicts
 
     planned = api.plan(recipe, overrides, runs=runs, device=device, quiet=quiet)
+    predicted = None if predict is None else experiments.predict(planned, predict, runs=runs)
     if as_json:
-        say_json(_as_json(planned))
+        say_json(_as_json(planned) | ({} if predicted is None else {"predicted": predicted}))
     else:
         tables.print_plan(recipe, planned)
+        if predicted is not None:
+            verdicts.show_prediction(predicted)
     if planned.refusals:
         raise UserError(f"{recipe}: this run would be refused: {'; '.join(planned.refusals)}")
 
@@ -68,6 +78,12 @@ def train(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="The new run's name; none: the recipe's and a number.")
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds", metavar="N,N...", help="A run for each seed, in NAME-seed1 and so on; compared as one arm."
+        ),
+    ] = None,
     runs: Runs = RUNS,
     device: Device = "auto",
     deadline: Deadline = None,
@@ -81,6 +97,14 @@ def train(
     from farthing.rundir import check_name, new_run_path
 
     recipe, overrides = _checked(words)
+    if seeds is not None:
+        from farthing.cli import experiments
+
+        experiments.train_seeds(
+            recipe, overrides, seeds,
+            name=name, runs=runs, device=device, deadline=deadline, quiet=quiet, as_json=as_json,
+        )  # fmt: skip
+        return
     if name is not None:
         check_name(name)
         new_run_path(runs, name, "run")
@@ -91,7 +115,13 @@ def train(
 
 
 def resume(
-    run: RunName,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run folder, or the name of one in the --runs folder.")
+    ] = None,
+    everything: Annotated[
+        Path | None,
+        typer.Option("--all", metavar="DIR", help="Continue every unfinished run in this folder, one after another."),
+    ] = None,
     runs: Runs = RUNS,
     device: Device = "auto",
     deadline: Deadline = None,
@@ -102,6 +132,14 @@ def resume(
 
     On the same machine the model comes out bit for bit as if the run had never stopped.
     """
+    if (run is None) == (everything is None):
+        raise UserError("name a run to continue, or a folder of runs with --all DIR")
+    if everything is not None:
+        from farthing.cli import resuming
+
+        resuming.resume_all(everything, device=device, deadline=deadline, quiet=quiet, as_json=as_json)
+        return
+    assert run is not None
     from farthing.rundir import find_run
 
     find_run(run, runs)

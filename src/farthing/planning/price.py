@@ -6,6 +6,7 @@ Derived numbers live here and never go back into the recipe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,11 +30,17 @@ from farthing.planning.settings import (
 )
 from farthing.planning.trial import Trial
 from farthing.recipe import Recipe
+from farthing.recipe.running import Checkpoint
 from farthing.runtime.device import Machine, matmul_rate
+from farthing.runtime.disk import SavingRate
 
 CALIBRATION_MARGIN = 0.95
 """Share of a budget in minutes or money that is turned into steps; the rest absorbs a machine that slows down."""
 
+MOST_BETWEEN_SAVES = 60.0
+"""seconds of training between checkpoints at most, if they cost little"""
+MOST_SPENT_ON_SAVES = 0.02
+"""share of the time"""
 GIB = 1 << 30
 
 
@@ -75,6 +82,8 @@ class Plan:
     """what the settings rest on; None where nothing was tried"""
     parity: dict[str, Any] | None = None
     """how far loss and gradients are from those of plain fp32, and how far they may be; None where they are just that"""
+    background_saves: bool = False
+    """whether checkpoints are written while training goes on"""
     fallbacks: list[Notice] = field(default_factory=list)
     """what had to be given up on this machine; the events tell it too"""
 
@@ -126,6 +135,7 @@ def make_plan(
     timing: Timing,
     *,
     disk_free: int,
+    saving: SavingRate | None = None,
     warnings: list[str] | None = None,
 ) -> Plan:
     """Put the whole plan together.
@@ -137,6 +147,7 @@ def make_plan(
         choice: the settings, and what they rest on.
         timing: measured, or from `estimate`.
         disk_free: bytes free where the run folder goes.
+        saving: how fast checkpoints can be copied and written there; None if that is not known.
         warnings: what the text's preflight had to say.
     """
     settings, table = choice.settings, cost.parameter_table(recipe.model, counts.vocab_size)
@@ -145,12 +156,17 @@ def make_plan(
     )
     saved = cost_of_checkpoint(recipe, counts.vocab_size)
     rates = rates_of(recipe, counts, timing.seconds_per_step)
-    plan = _Schedule.of(recipe, counts, rates, timing, settings)
+    plan = _Schedule.of(recipe, counts, rates, timing, save_interval(recipe.checkpoint, saved, saving))
     price = recipe.budget.price_per_hour
     money = None
     if price is not None and plan.seconds is not None:
         money = (plan.seconds + (plan.evaluation_seconds or 0) + START_SECONDS) / 3600 * price
     available = available_memory(recipe, machine)
+    background = recipe.checkpoint.background and _saves_midway(plan)
+    if background and machine.device == "cpu":
+        # The copy that is written from; without room for it training waits for its checkpoints instead.
+        background = sum(terms.values()) + saved <= available
+        terms = {**terms, "checkpoint copy": saved} if background else terms
     result = Plan(
         parameters=sum(table.values()),
         parameters_by_part=table,
@@ -179,6 +195,7 @@ def make_plan(
         evaluate_every=plan.evaluate_every,
         checkpoint_every=plan.checkpoint_every,
         log_every=plan.log_every,
+        background_saves=background,
         fits=sum(terms.values()) <= available,
         warnings=list(warnings or []),
         trial=choice.trial,
@@ -197,6 +214,26 @@ def cost_of_checkpoint(recipe: Recipe, vocab_size: int) -> int:
     return copies * 4 * sum(roles.values()) + state_bytes(recipe.optimizer, roles)
 
 
+def save_interval(section: Checkpoint, checkpoint_bytes: int, saving: SavingRate | None) -> float:
+    """Seconds of training between checkpoints where the recipe leaves that open.
+
+    Young (1974) and Daly (2006): sqrt(2 C M) for checkpoints that cost C seconds of training and failures M seconds
+    apart on average. A minute at most, so that a crash costs half a minute on average, unless saving would then take
+    more than a fiftieth of the time.
+    """
+    if saving is None:
+        return MOST_BETWEEN_SAVES
+    copied, written = checkpoint_bytes / saving.copy, checkpoint_bytes / saving.write
+    # In the background, writing takes a core from training for about half of its time: hashing, mostly.
+    lost = copied + written / 2 if section.background else written
+    wanted = math.sqrt(2 * lost * section.mtbf_hours * 3600)
+    return max(min(wanted, MOST_BETWEEN_SAVES), lost / MOST_SPENT_ON_SAVES, 2 * written)
+
+
+def _saves_midway(plan: _Schedule) -> bool:
+    return plan.steps is not None and plan.checkpoint_every is not None and plan.checkpoint_every < plan.steps
+
+
 @dataclass(frozen=True)
 class _Schedule:
     """How long the run is, and how often it looks up from its work."""
@@ -213,7 +250,7 @@ class _Schedule:
     log_every: int
 
     @classmethod
-    def of(cls, recipe: Recipe, counts: Counts, rates: Rates | None, timing: Timing, settings: Settings) -> _Schedule:
+    def of(cls, recipe: Recipe, counts: Counts, rates: Rates | None, timing: Timing, save_seconds: float) -> _Schedule:
         per_step = timing.seconds_per_step
         log_every = (
             max(1, min(100, round(0.5 / per_step))) if recipe.train.log_every == "auto" else recipe.train.log_every
@@ -235,7 +272,7 @@ class _Schedule:
         # same recipe must look at the same steps each time, or its best checkpoint would depend on the weather.
         affordable = int(0.1 * 1.5 * tokens / counts.validation_tokens) if counts.validation_tokens else 10
         every = _in_steps(asked, steps, auto=-(-steps // min(10, max(1, affordable))))
-        save = _in_steps(saving, steps, auto=max(1, round(60 / per_step)))
+        save = _in_steps(saving, steps, auto=max(1, round(save_seconds / per_step)))
         looks = steps // every + (steps % every > 0)
         return cls(steps, limited_by, by_limit, last, tokens, steps * per_step, looks * once, every, save, log_every)
 

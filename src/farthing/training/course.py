@@ -21,9 +21,11 @@ class Course:
         peak_flops: this machine's measured matrix-product rate, operations a second, or None.
         log_every: steps between flushes of step events.
         checkpoint_every: steps between checkpoints; 0 saves only at the end.
+        background_saves: whether checkpoints are written while training goes on.
         keep: newest checkpoints to keep.
         keep_best: whether to keep the one with the best validation score too.
-        on_divergence: stop or rollback.
+        on_divergence: stop, skip or rollback.
+        rollback_lr: what a roll-back multiplies the learning rate by.
         identity: fingerprints of recipe, data and tokenizer, written into every checkpoint.
         numeric: the numeric fingerprint of this machine, kept in the checkpoint's state.
         stop_seconds: guard of a budget in minutes: training seconds after which the run ends, or None.
@@ -37,9 +39,11 @@ class Course:
     peak_flops: float | None
     log_every: int
     checkpoint_every: int
+    background_saves: bool
     keep: int
     keep_best: bool
     on_divergence: str
+    rollback_lr: float
     identity: dict[str, str]
     numeric: dict[str, Any]
     stop_seconds: float | None = None
@@ -57,10 +61,14 @@ class State:
     skipped: int = 0
     """batches passed over after roll-backs"""
     rollbacks: int = 0
+    rate: float = 1.0
+    """what the schedule's learning rate is multiplied by: less after a roll-back"""
     best_bits_per_byte: float | None = None
     best_step: int | None = None
     validation: dict[str, Any] = field(default_factory=dict)
     """the last evaluation"""
+    acted: bool = True
+    """whether this step's evaluation and other actions have been done; a checkpoint may be taken before them"""
     ended: bool = False
     """whether the last step's actions have been done too"""
 
@@ -77,8 +85,10 @@ class State:
             spent=Spent(**saved["spent"]),
             skipped=saved["skipped"],
             rollbacks=saved["rollbacks"],
+            rate=saved.get("rate", 1.0),
             best_bits_per_byte=saved["best_bits_per_byte"],
             best_step=saved["best_step"],
             validation=saved["validation"],
+            acted=saved.get("acted", True),
             ended=saved["ended"],
         )

@@ -51,6 +51,12 @@ def slurm_deadline(environment: Mapping[str, str] = os.environ) -> float | None:
     return float(end) if end.isdecimal() else None
 
 
+def _steady_now() -> float:
+    """Seconds on a clock that cannot be set, and that goes on while the machine sleeps, where there is such a clock."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
 class Interruption:
     """Listens, as a context manager, for signals and the clock.
 
@@ -64,7 +70,8 @@ class Interruption:
     def __init__(self, deadline: float | None = None) -> None:
         self.signal: str | None = None
         self.save_now = False
-        self._deadline = deadline
+        # Held against a clock that nobody sets: one put forward by a day must not end a run.
+        self._until = None if deadline is None else _steady_now() + (deadline - time.time())
         self._slowest_step = 0.0
         self._slowest_save = 0.0
         self._before: dict[int, Any] = {}
@@ -102,9 +109,9 @@ class Interruption:
         """Why the run must stop now, or None."""
         if self.signal is not None:
             return f"{self.signal} received"
-        if self._deadline is not None:
+        if self._until is not None:
             needed = 2 * self._slowest_save + self._slowest_step + SAFETY_SECONDS
-            left = self._deadline - time.time()
+            left = self._until - _steady_now()
             if left < needed:
                 return f"deadline in {max(0.0, left):.0f} s, a clean stop needs up to {needed:.0f} s"
         return None

@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 
 from farthing.budget import Spent
 from farthing.errors import CheckpointError, DivergedError, Preempted, ResourceError
-from farthing.events import Checkpointed, Emit, Evaluated, Notice, Step, Stopped
+from farthing.events import Emit, Evaluated, Notice, Step, Stopped
 from farthing.optim.schedules import factor
 from farthing.recipe.optimization import AnySchedule
 from farthing.rundir import RunDir
 from farthing.runtime.device import peak_memory_bytes
-from farthing.runtime.seed import random_states, restore_random_states, seed_step
+from farthing.runtime.seed import seed_step
 from farthing.training import checkpoint as checkpoints
 from farthing.training.actions import Action, Moment
 from farthing.training.averaging import Averaged
@@ -31,7 +31,9 @@ from farthing.training.guard import DivergenceGuard
 from farthing.training.interruption import Interruption
 from farthing.training.meter import Meter
 from farthing.training.pace import Pace
+from farthing.training.saving import Keeper
 from farthing.training.step import Abandoned, OutOfMemory, Stepper, Taken
+from farthing.training.watchdog import Watchdog
 
 MAX_ROLLBACKS = 3
 
@@ -81,11 +83,19 @@ class Trainer:
         self.actions = actions
         self.emit = emit
         self.interruption = interruption
-        self.log_position = log_position
         self.state = State(steps=course.steps)
         self.pace = Pace(seconds=course.stop_seconds, money=course.stop_money)
         self._pending: list[Step] = []
-        self._saved_step: int | None = None
+        self.keeper = Keeper(
+            run,
+            course,
+            stepper=stepper,
+            average=average,
+            guard=guard,
+            meter=meter,
+            emit=emit,
+            log_position=log_position,
+        )
 
     def train(self) -> State:
         """Take steps until the budget is spent.
@@ -95,13 +105,27 @@ class Trainer:
             DivergedError: the loss diverged and the policy, or the third roll-back, says stop.
             ResourceError: memory ran out with a micro-batch of one, or the final checkpoint cannot be written.
         """
+        with Watchdog(self.run.stacks) as self._watchdog:
+            try:
+                self._train()
+            finally:
+                self.keeper.close()
+        return self.state
+
+    def _train(self) -> None:
         course = self.course
+        if not self.state.acted:
+            # Killed between a checkpoint and the evaluation of the same step.
+            self._act_at(Moment(self.state.step, self.state.steps, self.state.spent))
         while self.state.step < self.state.steps and not self._over_budget():
+            self.keeper.settle(wait=False)
+            self.interruption.took(save=self.keeper.slowest)
+            self._tell_stall()
             if reason := self.interruption.reason:
                 self._stop_for(reason)
             # 1) the pure functions of the step's number: rate, random numbers, data
             step, index = self.state.step, self.state.step + self.state.skipped
-            self.stepper.optimizer.set_factor(factor(self.schedule, step / self.state.steps))
+            self.stepper.optimizer.set_factor(factor(self.schedule, step / self.state.steps) * self.state.rate)
             before = self.meter.seconds
             with self.meter.training():
                 seed_step(course.seed, index)
@@ -109,7 +133,7 @@ class Trainer:
             if taken is None:
                 continue
             # 2) look at the loss before believing in the step
-            if trouble := self._trouble(taken):
+            if (trouble := self._trouble(taken)) and not self._passed_over(taken, index, trouble):
                 self._diverged(trouble)
                 continue
             if self.average is not None and not taken.skipped:
@@ -119,14 +143,19 @@ class Trainer:
             self._between_steps()
             self._keep_pace()
         self._end()
-        return self.state
+
+    def _tell_stall(self) -> None:
+        if (seconds := self._watchdog.alive()) is not None:
+            message = f"nothing came to its end for {seconds:.0f} s; what every thread was doing: {self.run.stacks}"
+            self._notice("stalled", message, seconds=round(seconds, 1))
 
     def _take(self, index: int) -> Taken | None:
         """One step's update; None if it has to be tried again."""
         last = self.course.last_window + self.state.skipped * self.stepper.batch_size
         start = time.monotonic()
         try:
-            taken = self.stepper.take(self.batches.batch(index, last_window=last))
+            refuse = self.guard.spike if self.guard.looks_for_spikes else None
+            taken = self.stepper.take(self.batches.batch(index, last_window=last), refuse)
         except Abandoned:
             # A signal in mid-accumulation: the weights are those of the last whole step, so stop from there.
             return None
@@ -176,16 +205,27 @@ class Trainer:
         at_end = moment.step == moment.steps
         if not (asked or due or at_end):
             return
-        if not self._weights_are_finite():
+        if not self.keeper.weights_are_finite():
             # The last update did it, and its own loss could not show it.
             self._diverged(f"the weights are not finite after step {moment.step}")
             return
         if at_end:
             return
-        self._act(moment, due)
-        if asked or (due and self._is_new_best()):
-            self.interruption.save_now = False
-            self.save()
+        if asked:
+            # Before the evaluation, so that whatever befalls that costs no step; a resumed run makes up for it.
+            self.interruption.save_now, self.state.acted = False, not due
+            self._flush()
+            self.keeper.begin(self.state)
+        if due:
+            self._act_at(moment)
+
+    def _act_at(self, moment: Moment) -> None:
+        """Do what is due at a step in mid-run, and keep the weights that it finds to be the best so far."""
+        self._act(moment, [action for action in self.actions if action.due(moment)])
+        self.state.acted = True
+        if self._is_new_best():
+            self._flush()
+            self.keeper.begin(self.state)
 
     def _act(self, moment: Moment, due: Sequence[Action]) -> None:
         self._flush()
@@ -211,79 +251,23 @@ class Trainer:
     def _is_new_best(self) -> bool:
         return self.course.keep_best and self.state.best_step == self.state.step
 
-    def save(self) -> None:
-        """Write a checkpoint of this moment; a full disk is reported and training goes on."""
-        assert self._weights_are_finite(), "weights that are not finite must not be saved over good ones"
-        self._flush()
-        optimizer_tensors, optimizer_values = self.stepper.optimizer.state()
-        average_tensors, average_values = self.average.state() if self.average is not None else (None, None)
-        try:
-            state = {
-                "format": checkpoints.FORMAT,
-                **self.state.as_dict(),
-                "optimizer": optimizer_values,
-                "scaler": self.stepper.precision.state(),
-                "guard": self.guard.state(),
-                "average": average_values,
-                "micro_batch": self.stepper.micro_batch,
-                "wall_seconds": self.meter.wall_seconds,
-                "random": random_states(),
-                "events_bytes": self.log_position(),
-                "numeric": self.course.numeric,
-            }
-            snapshot = checkpoints.Snapshot(
-                model=dict(self.stepper.model.state_dict()),
-                optimizer=optimizer_tensors,
-                average=average_tensors,
-                state=state,
-            )
-            saved = checkpoints.save(self.run, self.state.step, snapshot, self.course.identity)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            message = (
-                f"the checkpoint of step {self.state.step} could not be written: {reason}; older ones are untouched"
-            )
-            self._notice("checkpoint_failed", message)
-            return
-        self._saved_step = self.state.step
-        self.interruption.took(save=saved.seconds)
-        self.emit(
-            Checkpointed(
-                step=self.state.step,
-                path=str(saved.path.relative_to(self.run.path)),
-                bytes=saved.bytes,
-                seconds=round(saved.seconds, 3),
-            )
-        )
-        checkpoints.prune(
-            self.run, keep=self.course.keep, protect=self.state.best_step if self.course.keep_best else None
-        )
-
     def restore(self, snapshot: checkpoints.Snapshot) -> None:
         """Put everything back as it was at a checkpoint."""
-        saved = snapshot.state
-        self.stepper.model.load_state_dict(snapshot.model, strict=True)
-        self.stepper.optimizer.load_state(snapshot.optimizer, saved["optimizer"])
-        self.stepper.precision.load_state(saved["scaler"])
-        self.guard.load_state(saved["guard"])
-        if self.average is not None:
-            assert snapshot.average is not None
-            self.average.load_state(snapshot.average, saved["average"])
-        self.stepper.micro_batch = saved["micro_batch"]
-        restore_random_states(saved["random"])
-        self.state = State.of(saved)
-        self._saved_step = self.state.step
+        self.state = self.keeper.restore(snapshot)
         self._pending.clear()
 
-    def _weights_are_finite(self) -> bool:
-        return checkpoints.is_finite(self.stepper.model.state_dict())
+    def _save(self) -> None:
+        """A checkpoint of this moment, complete before anything else happens."""
+        self._flush()
+        self.keeper.save(self.state)
 
     def _stop_for(self, reason: str) -> None:
         self._flush()
-        if not self._weights_are_finite():
+        if not self.keeper.weights_are_finite():
             self._give_up(f"the weights are not finite after step {self.state.step}")
-        if self._saved_step != self.state.step:
-            self.save()
+        self.keeper.settle(wait=True)
+        if self.keeper.saved_step != self.state.step:
+            self._save()
         where = f"stopped after step {self.state.step} of {self.state.steps}"
         message = f"{reason}; {where}. Continue with: farthing resume {shlex.quote(str(self.run.path))}"
         self.emit(Stopped(step=self.state.step, reason="preempted", message=message))
@@ -300,8 +284,8 @@ class Trainer:
         self._flush()
         self._notice("replanned", message, steps=fewer, was=old)
         # Saved at once: a crash from here on must not lead to another plan.
-        if self._weights_are_finite():
-            self.save()
+        if self.keeper.weights_are_finite():
+            self._save()
 
     def _over_budget(self) -> bool:
         """Whether minutes or money have run out before the steps they were turned into."""
@@ -309,6 +293,7 @@ class Trainer:
 
     def _end(self) -> None:
         self._flush()
+        self.keeper.settle(wait=True)
         if not self.state.ended:
             if self.state.step < self.state.steps:
                 message = (
@@ -316,17 +301,17 @@ class Trainer:
                     "was slower than measured at the start, and the run ends before its schedule does"
                 )
                 self._notice("budget_guard", message)
-            if not self._weights_are_finite():
+            if not self.keeper.weights_are_finite():
                 self._give_up(f"the weights are not finite after step {self.state.step}")
             # The weights are paid for: nothing that follows may cost them.
-            if self._saved_step != self.state.step:
-                self.save()
+            if self.keeper.saved_step != self.state.step:
+                self._save()
             moment = Moment(self.state.step, self.state.step, self.state.spent)
             self._act(moment, [action for action in self.actions if action.due(moment)])
             self.state.ended = True
             self.state.spent = replace(self.state.spent, money=self.meter.money)  # scoring has its price too
-            self.save()
-        if self._saved_step != self.state.step:
+            self._save()
+        if self.keeper.saved_step != self.state.step:
             message = "the final checkpoint could not be written; free some space, then: farthing resume"
             message = f"{self.run.path}: {message} {shlex.quote(str(self.run.path))}"
             self.emit(Stopped(step=self.state.step, reason="disk_full", message=message))
@@ -345,6 +330,8 @@ class Trainer:
         self._notice("out_of_memory", message, micro_batch=self.stepper.micro_batch)
 
     def _trouble(self, taken: Taken) -> str | None:
+        if taken.refused is not None:
+            return taken.refused
         if taken.skipped and math.isfinite(taken.loss):
             # fp16's scaler meets an overflow now and then by design; anyone else's gradient must be finite.
             if self.stepper.precision.scaler is not None:
@@ -352,12 +339,28 @@ class Trainer:
             return f"the gradient's norm is {taken.gradient_norm}"
         return self.guard.check(taken.loss)
 
+    def _passed_over(self, taken: Taken, index: int, trouble: str) -> bool:
+        """Whether the policy is to go on without this batch, and that can be done; told if so."""
+        if self.course.on_divergence != "skip" or not taken.skipped:
+            return False
+        if hopeless := self.guard.passed_over():
+            self._give_up(f"{trouble}; {hopeless}")
+        self._flush()
+        message = f"{trouble} at step {self.state.step + 1}; its update is left out"
+        self._notice("skipped_step", message, documents=self._documents(index))
+        return True
+
+    def _documents(self, index: int) -> list[int]:
+        """The documents of a batch, the first of them."""
+        return [int(document) for document in self.batches.documents(index)[:20]]
+
     def _diverged(self, trouble: str) -> None:
         """Go back to the newest checkpoint and skip the batches since, or give up, as the policy says."""
         self._flush()
         state = self.state
-        if self.course.on_divergence == "stop" or state.rollbacks >= MAX_ROLLBACKS:
+        if self.course.on_divergence != "rollback" or state.rollbacks >= MAX_ROLLBACKS:
             self._give_up(trouble)
+        self.keeper.settle(wait=True)
         try:
             newest = checkpoints.load_newest(self.run, self.course.identity, self._tell_damage)
         except CheckpointError:
@@ -365,22 +368,23 @@ class Trainer:
         if newest is None:
             self._give_up(f"{trouble}; there is no checkpoint to go back to")
         index = state.step + state.skipped
-        documents = self.batches.documents(index)[:20].tolist()
+        documents, rate = self._documents(index), state.rate * self.course.rollback_lr
         snapshot, _ = newest
         self.restore(snapshot)
         # The next batch is the one after the poisonous one, whatever step it now belongs to.
         self.state.skipped, self.state.rollbacks = index + 1 - self.state.step, state.rollbacks + 1
+        self.state.rate = rate
         self.emit(
             Notice(
                 code="rolled_back",
                 message=f"{trouble} at step {state.step + 1}; back to step {self.state.step}, "
-                "the batches since are skipped",
+                f"the batches since are skipped, the learning rate is {rate:g} of the schedule's",
                 step=state.step,
-                details={"documents": documents, "skipped": self.state.skipped},
+                details={"documents": documents, "skipped": self.state.skipped, "rate": rate},
             )
         )
         # Saved at once: a crash from here on must not forget which batches were poison.
-        self.save()
+        self._save()
 
     def _tell_damage(self, message: str) -> None:
         self._notice("damaged_checkpoint", message)
@@ -392,7 +396,8 @@ class Trainer:
         step, rollbacks = self.state.step, self.state.rollbacks
         again = f" after {rollbacks} roll-backs" if rollbacks else ""
         message = f"diverged at step {step + 1}{again}: {trouble}; try a lower optimizer.lr or more schedule.warmup"
-        self.emit(Stopped(step=step, reason="diverged", message=message))
+        documents = self._documents(step + self.state.skipped)
+        self.emit(Stopped(step=step, reason="diverged", message=message, details={"documents": documents}))
         raise DivergedError(message)
 
 

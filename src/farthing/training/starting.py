@@ -41,7 +41,7 @@ def starting_weights(init: RunInit) -> dict[str, Tensor]:
     Raises:
         CheckpointError: they are not those that the recipe names.
     """
-    found = weights_file(RunDir.open(Path(init.run)), init.checkpoint)
+    found = weights_file(RunDir.open(Path(init.run)), str(init.checkpoint))
     if init.weights not in (None, found.sha256):
         raise CheckpointError(
             f"{found.path}: has changed since the run began ({found.sha256[:12]}, model.init.weights is "

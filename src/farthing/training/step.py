@@ -51,7 +51,8 @@ class Taken:
         gradient_norm: before clipping.
         tokens: targets in the batch.
         lr: rate of the first parameter group.
-        skipped: whether the update was left out because a gradient was not finite.
+        skipped: whether the update was left out, because a gradient was not finite or `refuse` had a reason.
+        refused: that reason.
     """
 
     loss: float
@@ -59,6 +60,11 @@ class Taken:
     tokens: int
     lr: float
     skipped: bool
+    refused: str | None = None
+
+
+Refuse = Callable[[float, float], str | None]
+"""What is wrong with a step's loss and gradient norm, so that its update must be left out; None if nothing is."""
 
 
 class Stepper:
@@ -131,8 +137,12 @@ class Stepper:
                     "attention_fallback", f"FlexAttention does not work here ({why}); documents are kept apart by masks"
                 )
 
-    def take(self, batch: Batch) -> Taken:
+    def take(self, batch: Batch, refuse: Refuse | None = None) -> Taken:
         """Update the weights on one batch; an update with a gradient that is not finite is left out.
+
+        Args:
+            batch: windows of tokens.
+            refuse: asked before the update, which then waits for loss and norm on any device.
 
         Raises:
             Abandoned: a stop was asked for in mid-accumulation.
@@ -140,7 +150,7 @@ class Stepper:
         """
         self._updating = False
         try:
-            return self._take(batch)
+            return self._take(batch, refuse)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -152,7 +162,7 @@ class Stepper:
             torch.cuda.empty_cache()
         raise OutOfMemory(reason, in_update=self._updating)
 
-    def _take(self, batch: Batch) -> Taken:
+    def _take(self, batch: Batch, refuse: Refuse | None) -> Taken:
         self.model.train()
         nats = self.accumulate(batch)
         with perturbed(self._parameters, self._sharpness) as moved:
@@ -161,21 +171,25 @@ class Stepper:
                 self.accumulate(batch)
         self.precision.unscale(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        update = self._update_unseen if self._unseen else self._update
-        loss, size, skipped = update(nats / batch.tokens, norm)
-        return Taken(loss=loss, gradient_norm=size, tokens=batch.tokens, lr=self.optimizer.lr, skipped=skipped)
+        loss = nats / batch.tokens
+        refused = None if refuse is None else refuse(float(loss), float(norm))
+        if self._unseen and refused is None:
+            told, size, skipped = self._update_unseen(loss, norm)
+        else:
+            told, size, skipped = self._update(loss, norm, wanted=refused is None)
+        return Taken(told, size, tokens=batch.tokens, lr=self.optimizer.lr, skipped=skipped, refused=refused)
 
-    def _update(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
-        """Move the weights if loss and norm are finite; returns loss, norm and whether they were not."""
-        finite = math.isfinite(float(loss)) and math.isfinite(float(norm))
-        if finite:
+    def _update(self, loss: Tensor, norm: Tensor, *, wanted: bool = True) -> tuple[float, float, bool]:
+        """Move the weights if that is wanted, and loss and norm are finite; returns loss, norm and whether they stay."""
+        moves = wanted and math.isfinite(float(loss)) and math.isfinite(float(norm))
+        if moves:
             # Gradients that are short enough need no pass over all of them to be multiplied by 1.
             if self._clip is not None and float(self._clip / (norm + CLIP_EPS)) < 1:
                 nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
             self._updating = True
             self.optimizer.step()
         self.precision.update()
-        return float(loss), float(norm), not finite
+        return float(loss), float(norm), not moves
 
     def _update_unseen(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
         """The same, decided on the device; the host waits once, when everything has been queued."""
