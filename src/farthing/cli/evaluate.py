@@ -111,10 +111,15 @@ def evaluate(
     model = api.open_model(run, runs=runs, checkpoint=checkpoint, device=device)
     part = split or "validation"
     found = model.evaluate(data, overrides or [], split=part, references=not as_json, quiet=quiet)
+    # Only the score that the run's own recipe asks for is the run's; docs/compare.md says why it is kept.
+    own = part == "test" and data is None and not overrides and checkpoint == "last"
+    kept = own and model.run is not None and api.keep_held_out(model.run, found)
     if as_json:
         say_json(found.validation)
-    else:
-        tables.print_score(model.name, data or part, found)
+        return
+    tables.print_score(model.name, data or part, found)
+    if kept:
+        typer.echo("kept beside the run: compare and report show it next to the validation score")
 
 
 @dataclass(frozen=True)
