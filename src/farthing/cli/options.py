@@ -19,6 +19,12 @@ Words = Annotated[
     ),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one in the --runs folder.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run folder, the name of one in the --runs folder, or a folder as export or transformers write it."
+    ),
+]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where the run folders are.")]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary: errors and answers only.")]
