@@ -35,7 +35,7 @@ def with_start(recipe: Recipe, runs: Path) -> Recipe:
         return recipe
     run = find_run(init.run, runs)
     _check_model(recipe, run)
-    found = weights_file(run, init.checkpoint)
+    found = weights_file(run, str(init.checkpoint))
     if init.weights not in (None, found.sha256):
         raise UserError(
             f"model.init.weights={init.weights}: the weights of step {found.step} of {run.path} are {found.sha256}; "
@@ -43,7 +43,7 @@ def with_start(recipe: Recipe, runs: Path) -> Recipe:
         )
     pinned: dict[str, Any] = {
         "model.init.run": str(run.path.resolve()),
-        "model.init.checkpoint": str(found.step),
+        "model.init.checkpoint": found.step,
         "model.init.weights": found.sha256,
     }
     if isinstance(recipe.tokenizer, TrainedTokenizer):

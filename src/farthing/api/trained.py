@@ -260,6 +260,8 @@ def open_model(
     found = find_model(str(name), Path(runs))
     if isinstance(found, RunDir):
         return open_checkpoint(found, checkpoint=checkpoint, device=device)
+    if checkpoint not in ("last", "best"):
+        raise UserError(f"--checkpoint {checkpoint}: {found} holds one model, not the checkpoints of a run")
     return open_folder(found, device=device)
 
 

@@ -79,7 +79,7 @@ def layout_of(kind: str, section: Model, shapes: Mapping[str, Shape]) -> Layout:
         if kind == "stablelm" and module.endswith(("query_norm", "key_norm")):
             heads = section.n_head if "query" in module else section.kv_heads
             first = places[name].name
-            same |= {first.replace(".0.", f".{head}."): first for head in range(1, heads)}
+            same |= {first.replace(".norms.0.", f".norms.{head}."): first for head in range(1, heads)}
     missing = frozenset() if section.bias else _zero_biases(stock.biased, places)
     return Layout(places, same, missing)
 

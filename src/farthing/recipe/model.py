@@ -135,8 +135,8 @@ class RunInit(Section):
     kind: Literal["run"] = "run"
     run: str
     """that run's folder, or its name among the runs"""
-    checkpoint: str = "last"
-    """which of its weights: last, best, or a step"""
+    checkpoint: Annotated[int, Field(ge=0)] | Literal["last", "best"] = "last"
+    """which of its weights: the last, the best, or those after so many steps; a number once the run has begun"""
     weights: str | None = None
     """SHA-256 of the file that holds them, filled in when a run begins, so that it starts from nothing else ever after"""
 
