@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from farthing import assemble, config, session
+from farthing.data.store import Report, silent
 from farthing.errors import DataError, FarthingError, UserError, first_line
 from farthing.events import Evaluated, read_events
 from farthing.export.checklist import Point, Recorded, check, failures
@@ -36,10 +37,8 @@ def publish_check(
     found = None if run is None else find_run(str(run), Path(runs))
     path = Path(folder)
     with Reading(quiet=quiet) as reading:
-        recorded: Recorded | str = "the run is not at hand" if found is None else _recorded(found, reading)
-        return check(
-            path, private=private_to(path, found), recorded=recorded, report=lambda stage: reading(stage, 0, 0)
-        )
+        score: Recorded | str = "the run is not at hand" if found is None else recorded(found, reading)
+        return check(path, private=private_to(path, found), recorded=score, report=lambda stage: reading(stage, 0, 0))
 
 
 def push_checked(
@@ -83,11 +82,11 @@ def private_to(folder: Path, run: RunDir | None) -> Private:
     return Private.here(places)
 
 
-def _recorded(run: RunDir, reading: Reading) -> Recorded | str:
-    """The run's own scores and the text they were taken on, or why they cannot be had."""
+def recorded(run: RunDir, report: Report = silent) -> Recorded | str:
+    """A run's own scores and the text they were taken on, or why they cannot be had."""
     try:
         recipe, receipt = config.load(Recipe, str(run.recipe)), session.read_receipt(run)
-        text = assemble.read_text(recipe, directory=Path(receipt["directory"]), cache=cache_folder(), report=reading)
+        text = assemble.read_text(recipe, directory=Path(receipt["directory"]), cache=cache_folder(), report=report)
         events = [one for one in read_events(run.events) if one["kind"] == Evaluated.kind]
     except (UserError, DataError, OSError) as error:
         return f"the run's text cannot be read any more: {first_line(error)}"

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from farthing.data.split import TokenSplit
 from farthing.errors import FarthingError, UserError, first_line
 from farthing.export.card import CARD, SECTIONS
@@ -238,7 +241,8 @@ def _unexpected(file: Path) -> str:
     if file.name == CODE.name:
         return "not the file that Farthing writes: it would run on every reader's machine"
     with file.open("rb") as stream:
-        start = stream.read(8)
+        # The first bytes of safetensors are a number, which may look like anything; its header is read elsewhere.
+        start = b"" if file.suffix == ".safetensors" else stream.read(8)
     for beginning, what in _BEGINNINGS.items():
         if start.startswith(beginning):
             return what
@@ -266,7 +270,7 @@ def _weights_and_scores(folder: Path, card: Any, recorded: Recorded | str, *, sa
     if not safe:
         todo = "mend the files first"
         return [Point(name, "not checked", "files there should not be", todo) for name in ("weights", "scores")]
-    validation, reason = _validation(card, recorded)
+    validation, reason = score_to_reproduce(card, recorded)
     split = recorded.split if isinstance(recorded, Recorded) and not reason else None
     document = isinstance(recorded, Recorded) and recorded.document
     try:
@@ -290,8 +294,13 @@ def _rounded(folder: Path) -> bool:
     return json.loads((folder / "config.json").read_text("utf-8")).get("dtype", "float32") != "float32"
 
 
-def _validation(card: Any, recorded: Recorded | str) -> tuple[Mapping[str, Any], str]:
-    """The score that the folder's weights should have, or why none can be told."""
+def score_to_reproduce(card: Any, recorded: Recorded | str) -> tuple[Mapping[str, Any], str]:
+    """The yardsticks that a folder's weights should have, or why none can be told.
+
+    Args:
+        card: the folder's, as huggingface_hub reads it; None if it has none.
+        recorded: what a run says, or why it says nothing.
+    """
     if isinstance(recorded, str):
         return {}, recorded
     said: Mapping[str, Any] = {} if card is None else card.data.to_dict().get("farthing") or {}
@@ -330,6 +339,20 @@ def _same_score(nats: float, validation: Mapping[str, Any], split: TokenSplit, *
     return Point("scores", "fail", told, "these are not the weights that were scored: export the run again")
 
 
+def write_text_to_score(path: Path, split: TokenSplit, validation: Mapping[str, Any], *, document: bool) -> None:
+    """Write a text, and how it was scored, as loading.py takes it.
+
+    Args:
+        path: the file.
+        split: the text.
+        validation: the yardsticks that were taken on it.
+        document: whether the model sees its own document only.
+    """
+    said = {name: str(validation[name]) for name in ("context_length", "stride")}
+    said |= {"separator": str(split.separator), "scope": "document" if document else "window"}
+    save_file({"tokens": split.tokens_N.astype(np.int32)}, path, said)
+
+
 def _load_elsewhere(
     folder: Path, split: TokenSplit | None, validation: Mapping[str, Any], *, document: bool
 ) -> Mapping[str, Any]:
@@ -338,18 +361,13 @@ def _load_elsewhere(
     Raises:
         FarthingError: the folder does not load.
     """
-    import torch
-    from safetensors.torch import save_file
-
     command = [sys.executable, "-P", str(_PROGRAM), str(folder)]
     if (folder / CODE.name).is_file() and _is_our_code(folder / CODE.name):
         command += ["--code", str(CODE)]
     with tempfile.TemporaryDirectory(prefix="farthing-") as place:
         if split is not None:
             text = Path(place, "text.safetensors")
-            said = {name: str(validation[name]) for name in ("context_length", "stride")}
-            said |= {"separator": str(split.separator), "scope": "document" if document else "window"}
-            save_file({"tokens": torch.from_numpy(split.tokens_N.astype("int32"))}, text, said)
+            write_text_to_score(text, split, validation, document=document)
             command += ["--text", str(text)]
         kept = {name: os.environ[name] for name in _KEPT & os.environ.keys()}
         done = subprocess.run(

@@ -235,8 +235,9 @@ def _plain_errors(progress: _Progress, token: str, endpoint: str | None) -> Iter
 
 def _at_commit(error: Any) -> bool:
     """Whether it was the request for the commit that failed: the only one that makes files visible."""
+    answer = getattr(error, "response", None)
     try:
-        return "/commit/" in str(error.request.url)
+        return "/commit/" in str((error if answer is None else answer).request.url)
     except (AttributeError, RuntimeError):
         return False
 
