@@ -24,7 +24,16 @@ from farthing.recipe import Recipe
 ROOT = Path(__file__).parents[2]
 EVENTS = (ROOT / "docs" / "events.md").read_text("utf-8")
 KINDS = {event.kind: event for event in Event.__subclasses__()}
-DOCUMENTS = ["README.md", "docs/events.md", "docs/export.md", "docs/footguns.md", "docs/tour.md", "docs/yardstick.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/events.md",
+    "docs/export.md",
+    "docs/footguns.md",
+    "docs/serving.md",
+    "docs/publishing.md",
+    "docs/tour.md",
+    "docs/yardstick.md",
+]
 
 
 def blocks(text: str, language: str) -> list[str]:
