@@ -57,13 +57,24 @@ def write(folder: Path, made: Exportable, *, dtype: Dtype) -> Written:
     writer.write_tensors_to_file()
     writer.close()
     fsync_file(path)
-    notes = [f"a document begins with {made.tokenizer.separator_text}, which readers do not add by themselves"]
-    if architecture == "gpt2" and made.section.context_length != 1024:
-        notes.append(
-            f"transformers takes every GPT-2 in GGUF for one of 1024 positions: pass it a config with "
-            f"n_positions={made.section.context_length}; llama.cpp reads the file as it is"
-        )
-    return Written(f"GGUF {architecture}", tuple(notes), _proof(library, path, tensors, dtype))
+    begins = f"a document begins with {made.tokenizer.separator_text}, which readers do not add by themselves"
+    lacks = [
+        f"transformers does not look for {key} in such a file and takes {usual}; pass it a config with {key}={value} "
+        "(llama.cpp reads the file as it is)"
+        for key, (value, usual) in unread(made.section, architecture).items()
+        if value != usual
+    ]
+    return Written(f"GGUF {architecture}", (begins, *lacks), _proof(library, path, tensors, dtype))
+
+
+def unread(section: Model, architecture: str) -> dict[str, tuple[int, int]]:
+    """Settings that transformers does not take from a GGUF of this architecture: what they are, and what it takes."""
+    match architecture:
+        case "gpt2":
+            return {"n_positions": (section.context_length, 1024)}
+        case "qwen3":
+            return {"head_dim": (section.head_dim, 128)}
+    return {}
 
 
 def _architecture(section: Model) -> tuple[Stock, str]:
