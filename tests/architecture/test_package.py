@@ -30,7 +30,7 @@ def test_the_wheel_holds_the_recipes_and_the_types(wheel: Path) -> None:
     assert wheel.name.startswith(f"farthing-{__version__}-py3-none-any")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"farthing/recipes/{name}.toml" for name in config.shipped_recipes()} <= names
-    assert "farthing/py.typed" in names
+    assert {"farthing/py.typed", "farthing/export/card.md.jinja"} <= names
     assert {f"farthing/evals/harness_tasks/{name}" for name in ("hellaswag.yaml", "local.py")} <= names
     assert not [name for name in names if not name.startswith(("farthing/", f"farthing-{__version__}.dist-info/"))]
 
