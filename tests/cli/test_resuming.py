@@ -21,13 +21,13 @@ def killed(desk: Path, name: str, *more: str, runs: str = "runs") -> RunDir:
     process = start("train", "small.toml", *more, "--runs", runs, "--name", name, cwd=desk)
     wait_for_step(process, run, more_than=3)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
+    process.communicate(timeout=60)
     assert run.status() == "stopped"
     return run
 
 
 def test_everything_unfinished_is_finished_and_nothing_else_touched(desk: Path) -> None:
-    slow = ["budget.steps=400", "checkpoint.every=2", "evaluate.every=end"]
+    slow = ["budget.steps=60", "checkpoint.every=2", "evaluate.every=end"]
     above, below = killed(desk, "above", *slow), killed(desk, "below", *slow, runs="runs/deeper")
     done = RunDir(desk / "runs" / "done")
     assert in_process_of_its_own("train", "small.toml", "--name", "done", "--quiet", cwd=desk).code == 0
@@ -42,7 +42,7 @@ def test_everything_unfinished_is_finished_and_nothing_else_touched(desk: Path) 
 
 
 def test_one_that_cannot_go_on_does_not_keep_the_others_back(desk: Path) -> None:
-    slow = ["budget.steps=400", "checkpoint.every=2", "evaluate.every=end"]
+    slow = ["budget.steps=60", "checkpoint.every=2", "evaluate.every=end"]
     broken, whole = killed(desk, "broken", *slow), killed(desk, "whole", *slow)
     broken.receipt.write_text("{", "utf-8")
     answer = in_process_of_its_own("resume", "--all", "runs", "--quiet", cwd=desk)

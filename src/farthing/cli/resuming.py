@@ -67,9 +67,10 @@ def in_words(code: int) -> str:
 
 def unfinished(folder: Path) -> list[RunDir]:
     """Runs in a folder, and in the folders in it, that have stopped before their end, the oldest first."""
-    found = [run for one in _folders(folder) for run in list_runs(one)]
     if RunDir(folder).recipe.is_file():
-        found.append(RunDir(folder))
+        found = [RunDir(folder)]
+    else:
+        found = [run for one in _folders(folder) for run in list_runs(one)]
     return [run for run in found if not run.result.is_file() and not run.is_locked()]
 
 

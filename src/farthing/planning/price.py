@@ -162,11 +162,8 @@ def make_plan(
     if price is not None and plan.seconds is not None:
         money = (plan.seconds + (plan.evaluation_seconds or 0) + START_SECONDS) / 3600 * price
     available = available_memory(recipe, machine)
-    background = recipe.checkpoint.background and _saves_midway(plan)
-    if background and machine.device == "cpu":
-        # The copy that is written from; without room for it training waits for its checkpoints instead.
-        background = sum(terms.values()) + saved <= available
-        terms = {**terms, "checkpoint copy": saved} if background else terms
+    copied = _checkpoint_copy(recipe, plan, saved, machine, room=available - sum(terms.values()))
+    terms |= copied or {}
     result = Plan(
         parameters=sum(table.values()),
         parameters_by_part=table,
@@ -195,7 +192,7 @@ def make_plan(
         evaluate_every=plan.evaluate_every,
         checkpoint_every=plan.checkpoint_every,
         log_every=plan.log_every,
-        background_saves=background,
+        background_saves=copied is not None,
         fits=sum(terms.values()) <= available,
         warnings=list(warnings or []),
         trial=choice.trial,
@@ -230,8 +227,15 @@ def save_interval(section: Checkpoint, checkpoint_bytes: int, saving: SavingRate
     return max(min(wanted, MOST_BETWEEN_SAVES), lost / MOST_SPENT_ON_SAVES, 2 * written)
 
 
-def _saves_midway(plan: _Schedule) -> bool:
-    return plan.steps is not None and plan.checkpoint_every is not None and plan.checkpoint_every < plan.steps
+def _checkpoint_copy(
+    recipe: Recipe, plan: _Schedule, saved: int, machine: Machine, *, room: int
+) -> dict[str, int] | None:
+    """Memory of the copy that checkpoints are written from in the background; None where training waits for them."""
+    if not recipe.checkpoint.background or not plan.steps or (plan.checkpoint_every or plan.steps) >= plan.steps:
+        return None
+    if machine.device != "cpu":
+        return {}
+    return {"checkpoint copy": saved} if saved <= room else None
 
 
 @dataclass(frozen=True)
