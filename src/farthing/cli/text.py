@@ -1,4 +1,4 @@
-"""data get; tokenizer train, inspect, compare."""
+"""data get, export; tokenizer train, inspect, compare."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from farthing.cli.options import Json, Quiet, Words, add, group, say_json, split
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
-    data = group(app, name="data", about="Fetch known corpora: get.")
+    data = group(app, name="data", about="Fetch known corpora, write token files: get, export.")
     add(data, get, name="get", short="Fetch a known corpus.", example="farthing data get tinystories --to corpora")
+    add(
+        data,
+        export,
+        name="export",
+        short="Write a recipe's text as llm.c's token shards.",
+        example="farthing data export default tokenizer.kind=gpt2 --to shards",
+    )
     tokenizer = group(app, name="tokenizer", about="Train, inspect and compare tokenizers.")
     add(
         tokenizer,
@@ -64,6 +71,44 @@ def get(
     elif not quiet:
         typer.echo(f"{name} is in {path}")
         typer.echo(f"train on it with: farthing train default {KNOWN[name].recipe.format(path=shlex.quote(str(path)))}")
+
+
+def export(
+    words: Words = None,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to make; it must not exist.")] = Path(
+        "shards"
+    ),
+    shard_tokens: Annotated[
+        int, typer.Option("--shard-tokens", metavar="N", help="Tokens of a file at most.")
+    ] = 100_000_000,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the training, validation and test text of a recipe as shards of 16-bit tokens, which llm.c trains on.
+
+    The tokenizer.json lies beside them; Farthing reads such shards as data.kind=bin.
+    """
+    recipe, overrides = split_words(words)
+    from farthing.api.token_files import export_tokens
+
+    done = export_tokens(recipe, overrides, to=to, shard_tokens=shard_tokens, quiet=quiet)
+    if as_json:
+        answer = {
+            "folder": str(done.folder),
+            "tokens": done.tokens,
+            "shards": done.shards,
+            "vocab_size": done.vocab_size,
+        }
+        say_json(answer)
+    elif not quiet:
+        for part, tokens in done.tokens.items():
+            files = done.shards[part]
+            typer.echo(f"{part}: {tokens:,} tokens in {files} file{'' if files == 1 else 's'}")
+        where = shlex.quote(str(done.folder))
+        typer.echo(
+            f"train on them with: farthing train default data.kind=bin 'data.path={where}/train_*.bin' "
+            f"'data.validation={where}/val_*.bin' tokenizer.kind=file tokenizer.path={where}/tokenizer.json"
+        )
 
 
 def train(

@@ -85,6 +85,13 @@ def open_tokens(section: Bin | Npz, *, directory: Path, what: str) -> list[Token
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
+def bin_header(count: int) -> bytes:
+    """What stands before `count` tokens in an llm.c shard."""
+    numbers = np.zeros(_HEADER, dtype="<i4")
+    numbers[:3] = _MAGIC, _VERSION, count
+    return numbers.tobytes()
+
+
 def _bin(path: Path) -> TokenFile:
     size = path.stat().st_size
     header_K = np.fromfile(path, dtype="<i4", count=_HEADER)
