@@ -157,10 +157,6 @@ def make_plan(
     saved = cost_of_checkpoint(recipe, counts.vocab_size)
     rates = rates_of(recipe, counts, timing.seconds_per_step)
     plan = _Schedule.of(recipe, counts, rates, timing, save_interval(recipe.checkpoint, saved, saving))
-    price = recipe.budget.price_per_hour
-    money = None
-    if price is not None and plan.seconds is not None:
-        money = (plan.seconds + (plan.evaluation_seconds or 0) + START_SECONDS) / 3600 * price
     available = available_memory(recipe, machine)
     copied = _checkpoint_copy(recipe, plan, saved, machine, room=available - sum(terms.values()))
     terms |= copied or {}
@@ -187,7 +183,7 @@ def make_plan(
         measured=timing.measured,
         seconds=plan.seconds,
         evaluation_seconds=plan.evaluation_seconds,
-        money=money,
+        money=_money(recipe, plan),
         peak_flops=matmul_rate(settings.precision, machine.device),
         evaluate_every=plan.evaluate_every,
         checkpoint_every=plan.checkpoint_every,
@@ -225,6 +221,13 @@ def save_interval(section: Checkpoint, checkpoint_bytes: int, saving: SavingRate
     lost = copied + written / 2 if section.background else written
     wanted = math.sqrt(2 * lost * section.mtbf_hours * 3600)
     return max(min(wanted, MOST_BETWEEN_SAVES), lost / MOST_SPENT_ON_SAVES, 2 * written)
+
+
+def _money(recipe: Recipe, plan: _Schedule) -> float | None:
+    price = recipe.budget.price_per_hour
+    if price is None or plan.seconds is None:
+        return None
+    return (plan.seconds + (plan.evaluation_seconds or 0) + START_SECONDS) / 3600 * price
 
 
 def _checkpoint_copy(

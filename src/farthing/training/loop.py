@@ -86,16 +86,7 @@ class Trainer:
         self.state = State(steps=course.steps)
         self.pace = Pace(seconds=course.stop_seconds, money=course.stop_money)
         self._pending: list[Step] = []
-        self.keeper = Keeper(
-            run,
-            course,
-            stepper=stepper,
-            average=average,
-            guard=guard,
-            meter=meter,
-            emit=emit,
-            log_position=log_position,
-        )
+        self.keeper = Keeper(run, course, stepper, average, guard, meter, emit, log_position)
 
     def train(self) -> State:
         """Take steps until the budget is spent.

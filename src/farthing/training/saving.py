@@ -138,7 +138,6 @@ class Keeper:
         self,
         run: RunDir,
         course: Course,
-        *,
         stepper: Stepper,
         average: Averaged | None,
         guard: DivergenceGuard,
