@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -39,6 +40,14 @@ def test_choices_are_drawn_with_the_seeds_that_follow(engine: Engine) -> None:
         alone = answer(engine, prompt=prompt, max_tokens=30, seed=5 + choice["index"] % 3)
         assert choice["text"] == alone["choices"][0]["text"]
     assert len({choice["text"] for choice in found["choices"]}) > 3
+
+
+def test_threads_that_write_at_once_do_not_mix(engine: Engine) -> None:
+    def choices(seed: int) -> Any:
+        return answer(engine, prompt=["Show", "the"], n=2, max_tokens=40, seed=seed, logprobs=2, echo=True)["choices"]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(choices, range(8))) == [choices(seed) for seed in range(8)]
 
 
 def test_without_a_seed_each_text_is_new_and_can_be_had_again(engine: Engine) -> None:

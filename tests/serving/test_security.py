@@ -14,6 +14,7 @@ from random import Random
 
 import pytest
 
+from cli.small import Command
 from farthing.errors import UserError
 from farthing.serving.app import build_app
 from farthing.serving.engine import Engine
@@ -307,6 +308,24 @@ def test_only_loopback_goes_without_a_token(host: str, loopback: bool) -> None:
     listener.socket.close()
     assert listener.loopback is loopback
     assert (listener.token is None) is (listener.hosts is not None) is loopback
+
+
+def test_what_cannot_be_served_is_told_in_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Listener("127.0.0.1", 0).socket as taken:
+        port = taken.getsockname()[1]
+        runs = ("--runs", str(home / "runs"))
+        for words, said in (
+            (("serve", "tniy", *runs), "did you mean tiny?"),
+            (("serve", str(home), *runs), "no config.json"),
+            (("serve", "tiny", *runs, "--port", str(port)), "something listens there already"),
+            (("serve", "tiny", *runs, "--port", "65536"), "--port"),
+            (("serve", "tiny", *runs, "--max-tokens", "0"), "--max-tokens"),
+            (("chat", "tniy", *runs), "did you mean tiny?"),
+            (("chat", "tiny", *runs, "--temperature", "-1"), "temperature"),
+        ):
+            answer = Command(capsys)(*words)
+            assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+            assert said in answer.err
 
 
 def test_places_that_cannot_be_listened_at() -> None:

@@ -13,14 +13,12 @@ from fastapi.responses import JSONResponse, Response
 from farthing.errors import DivergedError
 from farthing.serving.answer import Answer, event
 from farthing.serving.engine import Engine
-from farthing.serving.guard import FAILED, Receive, Scope, Send
+from farthing.serving.guard import FAILED, GONE, Receive, Scope, Send
 from farthing.serving.refusal import Refusal
 from farthing.serving.request import CompletionRequest, parse
 from farthing.serving.turns import HungUp, Turn, Turns
 
 _JSON = "application/json"
-_GONE = 499
-"""what a web server notes of a client that did not wait"""
 
 
 class EventStream(Response):
@@ -42,7 +40,7 @@ class EventStream(Response):
                         begun = True
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except HungUp:
-                pass
+                return
             except DivergedError as error:
                 if not begun:
                     raise
@@ -93,7 +91,7 @@ def build_app(engine: Engine, *, name: str, turns: Turns) -> FastAPI:
             try:
                 return JSONResponse(await anext(turn))
             except HungUp:
-                return Response(status_code=_GONE)
+                return Response(status_code=GONE)
 
     _answer_errors(app)
     return app

@@ -25,6 +25,8 @@ MOST_HEAD = 32 << 10
 """bytes of a request line and headers"""
 _DRAINED = 16 << 20
 """bytes of a body too large that are read and thrown away, since a client that still sends reads no answer"""
+GONE = 499
+"""what a web server notes of a client that did not wait for its answer"""
 _SHOWN = 200
 """characters of a path that the log shows"""
 
@@ -89,7 +91,7 @@ class Guard:
             self._log(legible(traceback.format_exc(), lines=True).rstrip())
             await answer.refuse(FAILED)
         path = legible(scope["path"][:_SHOWN])
-        self._log(f"{legible(scope['method'][:20])} {path} {answer.status} {time.perf_counter() - began:.2f} s")
+        self._log(f"{legible(scope['method'][:20])} {path} {answer.status or GONE} {time.perf_counter() - began:.2f} s")
 
     def _admit(self, scope: Scope) -> None:
         # What arrives in one piece is never too large for uvicorn.
