@@ -21,15 +21,17 @@ from farthing.errors import UserError as UserError
 if TYPE_CHECKING:
     from farthing.api import Planned as Planned
     from farthing.api import Run as Run
+    from farthing.api import noise as noise
     from farthing.api import open_run as open_run
     from farthing.api import plan as plan
     from farthing.api import resume as resume
     from farthing.api import runs as runs
     from farthing.api import train as train
+    from farthing.api import train_seeds as train_seeds
 
 __version__ = "0.1.0"
 
-_FROM_API = frozenset({"Planned", "Run", "open_run", "plan", "resume", "runs", "train"})
+_FROM_API = frozenset({"Planned", "Run", "noise", "open_run", "plan", "resume", "runs", "train", "train_seeds"})
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ EVENTS = (ROOT / "docs" / "events.md").read_text("utf-8")
 KINDS = {event.kind: event for event in Event.__subclasses__()}
 DOCUMENTS = [
     "README.md",
+    "docs/compare.md",
     "docs/events.md",
     "docs/export.md",
     "docs/footguns.md",

@@ -58,9 +58,10 @@ def train_seeds(
     """
     recipes = _recipes(recipe, overrides, seeds)
     stem = name or ("run" if isinstance(recipe, Recipe) else Path(recipe).name.removesuffix(".toml"))
+    for seed in recipes:
+        check_name(f"{stem}-seed{seed}")
     folders = {seed: RunDir(Path(runs) / f"{stem}-seed{seed}") for seed in recipes}
     for seed, folder in folders.items():
-        check_name(folder.name)
         _same_recipe(folder, recipes[seed])
     for seed, folder in folders.items():
         try:

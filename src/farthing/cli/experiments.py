@@ -184,8 +184,9 @@ def predict(planned: Any, named: str, *, runs: Path) -> dict[str, Any]:
         UserError: the plan knows no tokens yet, the runs are too few or too alike, or were scored on other text.
     """
     from farthing.compare.arms import group
+    from farthing.compare.prediction import expect, points_of
     from farthing.compare.runs import gather
-    from farthing.compare.scaling import expect, fit, points_of
+    from farthing.compare.scaling import fit
     from farthing.recipe import Recipe
 
     plan = planned.plan

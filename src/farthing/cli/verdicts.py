@@ -33,7 +33,7 @@ def show(found: Comparison, *, quiet: bool) -> None:
             changed = ", ".join(f"{each.path} {_value(each.old)} -> {_value(each.new)}" for each in one.changes)
             _say(f"{one.arm.name} differs from {found.baseline.arm.name}: {changed}")
         if verdicts:
-            _say(f"\nagainst {found.baseline.arm.name}, false in {found.level:.0%} of cases at most:", "bold")
+            _say(f"against {found.baseline.arm.name}, at a level of {found.level:g}:", "bold")
     for one in verdicts:
         assert one.verdict is not None
         _say(found.words(one), {"better": "green", "worse": "red"}.get(one.verdict.verdict, ""))

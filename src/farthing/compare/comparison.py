@@ -182,7 +182,7 @@ def say(verdict: Verdict, cost: dict[str, float] | None = None, *, by: str = "bi
     seeds = f"{verdict.n} {'pairs' if verdict.method == 'paired t' else 'seeds'}"
     chance = f"p = {verdict.p:.2g}"
     if abs(verdict.p_corrected - verdict.p) > 1e-12:
-        chance += f", {verdict.p_corrected:.2g} corrected for the number of arms"
+        chance += f" ({verdict.p_corrected:.2g} corrected for the number of arms)"
     how = f"{1 - verdict.level:.0%} interval {verdict.low:+.4f} to {verdict.high:+.4f}, {verdict.method}, {seeds}, {chance}"
     told = f"{verdict.verdict} ({size}; {how})"
     if verdict.verdict == "cannot tell":

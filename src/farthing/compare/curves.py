@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 AXES = ("steps", "tokens", "epochs", "flops", "seconds", "money")
 """what a curve may be drawn against: what was spent up to a point"""
-POINTS = 400
+POINTS = 200
 
 _STEP = f'{{"kind": "{Step.kind}"'.encode()
 _EVALUATED = f'{{"kind": "{Evaluated.kind}"'.encode()

@@ -27,36 +27,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing import config
-from farthing.compare.arms import Arm, check_alike
 from farthing.errors import UserError
-from farthing.section import Section
 
 Floats = NDArray[np.float64]
 Kind = Literal["parameters and tokens", "parameters", "tokens", "flops"]
 
 HUBER = 1e-3
 """residuals of log L above this count linearly, as in the paper"""
-FAR = 10.0
-"""times the largest budget seen; further out, nothing that was measured vouches for a prediction"""
 REPLICATES = 200
 _SPREAD = 1.5
 """a quantity has to vary by this factor before a law in it is fitted"""
 _ALIKE = 0.97
 """correlation of log N and log D above which their effects cannot be told apart"""
-_SIZES = (
-    "model.",
-    "budget.",
-    "schedule.",
-    "train.",
-    "evaluate.",
-    "checkpoint.",
-    "sample.",
-    "limits.",
-    "seed",
-    "mirrors",
-)
-"""settings that may differ between runs of one law without being an experiment of their own"""
 
 
 @dataclass(frozen=True)
@@ -194,42 +176,6 @@ class Fit:
         return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
-def points_of(arms: Sequence[Arm]) -> tuple[list[Point], list[str]]:
-    """One point an arm, the mean of its seeds; of several arms of equal size and tokens only the best.
-
-    Raises:
-        UserError: the runs cannot be compared (see `arms.check_alike`).
-    """
-    notes = [note for note in check_alike(arms, "bits_per_byte") if "seconds" not in note]
-    points: dict[tuple[float, float], Point] = {}
-    several = 0
-    for arm in arms:
-        if not arm.finished:
-            notes.append(f"{arm.name} has no finished run and is left out")
-            continue
-        scores = [float(run.validation["bits_per_byte"]) for run in arm.finished]
-        spent = arm.spent()
-        point = Point(
-            arm.finished[0].parameters, spent["tokens"], spent["flops"], sum(scores) / len(scores), spent["epochs"]
-        )
-        key = (point.parameters, point.tokens)
-        several += key in points
-        if key not in points or point.loss < points[key].loss:
-            points[key] = point
-    if several:
-        notes.append(f"{several} recipes were left out: another of the same size and tokens was better")
-    differing = _other_settings(arms)
-    if differing:
-        notes.append(f"the runs differ in more than size and budget: {', '.join(differing)}")
-    return list(points.values()), notes
-
-
-def _other_settings(arms: Sequence[Arm]) -> list[str]:
-    first = arms[0].recipe
-    paths = {change.path for arm in arms[1:] for change in config.diff(first, arm.recipe)}
-    return sorted(path for path in paths if not path.startswith(_SIZES))
-
-
 def fit(
     points: Sequence[Point], *, notes: Sequence[str] = (), level: float = 0.05, replicates: int = REPLICATES
 ) -> Fit:
@@ -276,7 +222,7 @@ def _identified(points: Sequence[Point]) -> tuple[Kind, bool, list[str]]:
     wide_sizes, wide_tokens = _wide(sizes), _wide(tokens)
     if len(points) < 3:
         raise UserError(
-            f"{len(points)} recipes with a score: a law of how loss falls takes 3 or more of different sizes"
+            f"too few runs: a law of how loss falls takes 3 or more that differ in size or tokens; with a score: {len(points)}"
         )
     if not wide_sizes and not wide_tokens:
         raise UserError(
@@ -391,40 +337,3 @@ def _best_parameters(law: Law, product: float) -> float:
         return math.sqrt(product)  # neither buys anything: any split is as good
     ratio = a * law.scale["parameters"] / max(b * law.scale["tokens"], 1e-300)
     return float(min(max(ratio, 1e-300) ** (1 / (a + b)) * product ** (b / (a + b)), product))
-
-
-def expect(found: Fit, runs: Section, recipe: Section, *, parameters: int, tokens: int, flops: float) -> dict[str, Any]:
-    """What the fit lets one expect of a recipe that has not been trained, JSON-ready.
-
-    Args:
-        found: the fit.
-        runs: the recipe of one of its runs.
-        recipe: the one to come.
-        parameters: of its model.
-        tokens: that it will train on.
-        flops: operations that it will spend.
-
-    Raises:
-        UserError: it is of another text than the runs.
-    """
-    differing = [change for change in config.diff(runs, recipe) if not change.path.startswith(_SIZES)]
-    if other := next((change for change in differing if change.path.startswith("data.")), None):
-        raise UserError(
-            f"{other.path}={other.new!r}, and the runs have {other.old!r}: they say nothing about a score on other text"
-        )
-    notes = list(found.notes)
-    if differing:
-        notes.append(f"the recipe differs from the runs in {', '.join(change.path for change in differing)}")
-    if flops > FAR * found.largest:
-        notes.append(
-            f"{flops / found.largest:.3g} times the largest run: nothing that was measured vouches for the law that far out"
-        )
-    best = found.best_size(flops)
-    return {
-        "bits_per_byte": found.predict(parameters=parameters, tokens=tokens, flops=flops).as_dict(),
-        "level": found.level,
-        "best_parameters": None if best is None else best[0].as_dict(),
-        "best_tokens": None if best is None else best[1].as_dict(),
-        "fit": found.as_dict(),
-        "notes": notes,
-    }

@@ -1,0 +1,83 @@
+"""How long `farthing compare` takes over 200 finished runs of 2,000 steps each; the target is 3 s.
+
+python benchmarks/compare.py           (about two minutes, most of it for writing the runs)
+
+One run of the default recipe is trained for a moment; its folder is copied, with other seeds, settings and scores, and
+with events of 2,000 steps. No cache of the file system is emptied: the first of the five readings is the coldest.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import bench
+
+RUNS, STEPS, ARMS, ROUNDS = 200, 2000, 40, 5
+
+
+def furnish(folder: Path) -> int:
+    """Write the runs; returns the bytes of their events."""
+    bench.farthing("train", "budget.minutes=none", "budget.steps=2", "data.validation=5", "evaluate.references=false",
+                   "--runs", str(folder), "--name", "first")  # fmt: skip
+    first = folder / "first"
+    recipe, receipt, plan = ((first / name).read_text("utf-8") for name in ("recipe.toml", "receipt.json", "plan.json"))
+    result = json.loads((first / "result.json").read_text("utf-8"))
+    lines = (first / "events.jsonl").read_text("utf-8").splitlines()
+    started, last = lines[0], lines[-1]
+    step = json.loads(next(line for line in lines if '"kind": "step"' in line))
+    scored = json.loads(next(line for line in lines if '"kind": "evaluation"' in line))
+    size = 0
+    for number in range(RUNS):
+        arm, seed = number % ARMS, number // ARMS + 1
+        run = folder / f"arm{arm}-seed{seed}"
+        run.mkdir()
+        text = re.sub(r"^seed = .*$", f"seed = {seed}", recipe, count=1, flags=re.MULTILINE)
+        text = re.sub(r"^weight_decay = .*$", f"weight_decay = {0.1 + arm / 1000}", text, count=1, flags=re.MULTILINE)
+        (run / "recipe.toml").write_text(text, "utf-8")
+        (run / "receipt.json").write_text(receipt, "utf-8")
+        (run / "plan.json").write_text(plan, "utf-8")
+        bits = random.Random(number).gauss(1.3, 0.01)
+        result["validation"]["bits_per_byte"] = bits
+        (run / "result.json").write_text(json.dumps(result), "utf-8")
+        events = [started]
+        for at in range(1, STEPS + 1):
+            spent = {**step["spent"], "steps": at, "tokens": at * 4096, "flops": at * 7.2e10, "seconds": at * 0.26}
+            events.append(json.dumps({**step, "step": at, "loss": 2 + 6 / at, "spent": spent}))
+            if at % (STEPS // 10) == 0:
+                validation = {**scored["validation"], "bits_per_byte": bits + 1 - at / STEPS}
+                events.append(json.dumps({**scored, "step": at, "validation": validation, "spent": spent}))
+        content = "\n".join([*events, last]) + "\n"
+        (run / "events.jsonl").write_text(content, "utf-8")
+        size += len(content)
+    return size
+
+
+def main() -> None:
+    """Measure and keep."""
+    command = [sys.executable, "-m", "farthing", "compare"]
+    with tempfile.TemporaryDirectory() as place:
+        runs = Path(place)
+        size = furnish(runs)
+        arms = f"{runs}/arm*"
+        curves = ["--curves", f"{runs}/curves.csv"]
+        found = bench.in_turn(
+            {
+                "help": lambda: bench.run([*command, "--help"])[0],
+                "compare": lambda: bench.run([*command, arms, "--json"])[0],
+                "compare_with_curves": lambda: bench.run([*command, arms, "--json", *curves])[0],
+            },
+            ROUNDS,
+        )
+    seconds = {name: bench.spread(values) for name, values in found.items()}
+    print(json.dumps(seconds, indent=1))
+    bench.write("compare", {"runs": RUNS, "steps": STEPS, "arms": ARMS, "events_bytes": size, "seconds": seconds})
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()
