@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from farthing.model.gpt import GPT
 
 TOLERANCE = 1e-4
 """largest difference of logits in fp32, as a share of the largest logit, or of 1 where all are smaller"""
+ROUNDED = 0.05
+"""the same for weights that are rounded to bf16's eight bits"""
 
 _PROGRAM = Path(__file__).with_name("reload.py")
 _LONGEST_WINDOW = 1024
-_WINDOWS = 3
+_WINDOWS = (_LONGEST_WINDOW, 256, 256)
+"""tokens of the windows of real text, where the context is as long: one to see all positions, others for more text"""
 _LOGITS = 1 << 24
 """numbers of one window that are compared at most"""
 _CHARACTERS = 100_000
@@ -47,14 +50,15 @@ UNUSUAL = (
 """Text that tokenizers have been known to change."""
 
 
-def check(folder: Path, made: Exportable, *, form: str, tolerance: float = TOLERANCE) -> dict[str, Any]:
+def check(folder: Path, made: Exportable, *, form: str, rounded: bool = False) -> dict[str, Any]:
     """Load the folder as others do and compare logits and token ids with the model's own.
 
     Args:
         folder: a complete export.
         made: what it was made of.
         form: the class that it should load as.
-        tolerance: see TOLERANCE.
+        rounded: its weights are those of an export that has been checked, rounded: ROUNDED is what they may differ by,
+            and the short windows are enough.
 
     Returns:
         What was compared, JSON-ready: the largest difference of logits, their scale, how many tokens and texts.
@@ -67,11 +71,11 @@ def check(folder: Path, made: Exportable, *, form: str, tolerance: float = TOLER
     proof.mkdir()
     try:
         _write_texts(proof / "texts.json", made)
-        save_file(_expected(made), proof / "logits.safetensors")
+        save_file(_expected(made, windows(made)[1 if rounded else 0 :]), proof / "logits.safetensors")
         found = _load_elsewhere(folder, proof)
     finally:
         shutil.rmtree(proof, ignore_errors=True)
-    if wrong := _difference(found, form=form, tolerance=tolerance):
+    if wrong := _difference(found, form=form, tolerance=ROUNDED if rounded else TOLERANCE):
         raise FarthingError(f"not exported: loaded back, the folder {wrong}; nothing is left of it; please report this")
     return {name: found[name] for name in ("difference", "scale", "tokens", "texts")}
 
@@ -89,24 +93,28 @@ def excerpts(texts: Iterable[str]) -> list[str]:
 
 def windows(made: Exportable) -> list[list[int]]:
     """Token windows to compare on: real text where there is any, and unusual text; none longer than the context."""
-    longest = min(made.section.context_length, _LONGEST_WINDOW)
+    context = made.section.context_length
     if made.section.attention.scope == "document":
         # The model keeps documents apart by their separators, and what it is exported to does not.
         pieces = [[made.separator, *made.tokenizer.encode(text)] for text in made.texts]
     else:
         pieces = [[token for text in made.texts for token in (made.separator, *made.tokenizer.encode(text))]]
-    cut = [piece[start : start + longest] for piece in pieces for start in range(0, len(piece), longest)]
-    real = sorted(cut, key=len, reverse=True)[:_WINDOWS]
-    return [*real, [made.separator, *made.tokenizer.encode("".join(UNUSUAL))][:longest]]
+    real, rest = [], sorted(pieces, key=len, reverse=True)
+    for longest in _WINDOWS:
+        if rest and rest[0]:
+            window, rest[0] = rest[0][: min(longest, context)], rest[0][min(longest, context) :]
+            real.append(window)
+            rest.sort(key=len, reverse=True)
+    return [*real, [made.separator, *made.tokenizer.encode("".join(UNUSUAL))][: min(_LONGEST_WINDOW, context)]]
 
 
-def _expected(made: Exportable) -> dict[str, Tensor]:
-    """The original's logits in fp32, at positions spread over each window."""
+def _expected(made: Exportable, compared: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """The original's logits in fp32, at positions spread over each window, for reload.py."""
     with torch.device("meta"):
         model = GPT(made.section, made.vocab_size).eval()
     model.load_state_dict(dict(made.weights), strict=True, assign=True)
     tensors = {}
-    for number, window in enumerate(windows(made)):
+    for number, window in enumerate(compared):
         tokens_T = torch.tensor(window)
         count = max(1, min(len(window), _LOGITS // made.vocab_size))
         positions_P = torch.linspace(0, len(window) - 1, count).long()

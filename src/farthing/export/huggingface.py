@@ -20,8 +20,6 @@ from farthing.storage import write_bytes, write_json
 CODE = Path(__file__).with_name("modeling_farthing.py")
 OWN_CLASS = "FarthingForCausalLM"
 _TORCH: Mapping[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_ROUNDED = 0.05
-"""difference of logits that rounding weights to eight bits may make, as in gate.TOLERANCE"""
 
 
 def write(folder: Path, made: Exportable, *, dtype: Dtype) -> Written:
@@ -36,7 +34,7 @@ def write(folder: Path, made: Exportable, *, dtype: Dtype) -> Written:
     proof = check(folder, made, form=form)
     if dtype != "fp32":
         lay_out(folder, made, match, dtype=dtype)
-        proof["rounded_difference"] = check(folder, made, form=form, tolerance=_ROUNDED)["difference"]
+        proof["rounded_difference"] = check(folder, made, form=form, rounded=True)["difference"]
     return Written(form=form, notes=_notes(match), proof=proof, remote_code=match.stock is None)
 
 
