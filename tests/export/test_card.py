@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from export.finished import SETTINGS, config_only, train
 from farthing import config
+from farthing.api.importing import import_huggingface
+from farthing.api.publish import exportable
 from farthing.budget import Budget
 from farthing.errors import UserError
+from farthing.export import huggingface
 from farthing.export.card import SECTIONS, Stated, front_matter, write_card
 from farthing.export.leaks import Private, leaks
 from farthing.export.markdown import block, code, escape
@@ -28,6 +31,7 @@ from farthing.rundir import RunDir
 from farthing.storage import read_json, sha256_of, write_json
 
 STATED = Stated(license="mit", data_license="public domain", language=["en"], repository="somebody/tiny")
+INIT = {"kind": "run", "run": "theirs", "checkpoint": "0", "weights": "abc"}
 SCORE = TaskScore(
     name="hellaswag", measure="accuracy_per_byte", value=0.26, low=0.24, high=0.28, error=0.01, chance=0.25,
     verdict="at chance", questions=500, of=10042, shots=0, source="hellaswag_val.jsonl",
@@ -68,8 +72,9 @@ def test_the_hub_reads_what_it_needs(told: Provenance, run: RunDir, tmp_path: Pa
         assert value == pytest.approx(result["validation"][name], abs=1e-6)
     assert data.eval_results[0].dataset_args == {"sha256": result["validation"]["fingerprint"]}
     assert data["farthing"] == {
-        "recipe": read_json(run.receipt)["recipe"], "step": 4, "text": result["validation"]["fingerprint"],
-    }  # fmt: skip
+        "recipe": read_json(run.receipt)["recipe"],
+        "step": 4,
+    }
     assert "datasets" not in data.to_dict(), "the text is nobody's dataset"
 
 
@@ -233,6 +238,25 @@ def test_a_model_with_code_of_its_own_says_so(told: Provenance, tmp_path: Path) 
     assert r"- it needs a \*star\*" in use
     plain = section(card(tmp_path / "out", told), "How to use")
     assert "trust_remote_code" not in plain
+
+
+def test_a_model_from_elsewhere_is_not_told_as_ours(told: Provenance, run: RunDir, tmp_path: Path) -> None:
+    huggingface_folder = tmp_path / "theirs"
+    huggingface_folder.mkdir()
+    made = exportable(run)
+    huggingface.lay_out(huggingface_folder, made, huggingface.stock_class(made.section))
+    other = import_huggingface(huggingface_folder, runs=tmp_path / "runs").run
+    found = card(tmp_path / "out", provenance(RunDir(other.path), step=0), changes=[config.Change("seed", 1, 2)])
+    assert "It was not trained here" in section(found, "What it is") and "theirs" in section(found, "What it is")
+    assert "not known here" in section(found, "Data") and "not known here" in section(found, "Budget")
+    assert "seed" not in section(found, "Recipe") and "| blocks | 1 |" in section(found, "Recipe")
+    assert "farthing train" not in section(found, "How to reproduce")
+    assert found.data.eval_results is None and "model_name" not in found.data.to_dict()
+    assert all(section(found, name).strip() for name in SECTIONS)
+    went_on = replace(told, table={**told.table, "model": {**told.table["model"], "init": INIT}})
+    from_it = card(tmp_path / "later", went_on)
+    assert "from the weights of another run" in section(from_it, "What it is")
+    assert "| initial weights | those of the run theirs, checkpoint 0, SHA-256 abc |" in section(from_it, "Recipe")
 
 
 def test_the_snippet_is_python(told: Provenance, tmp_path: Path) -> None:

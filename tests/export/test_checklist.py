@@ -106,6 +106,13 @@ def test_a_text_that_is_gone_is_said(run: RunDir) -> None:
     assert isinstance(why, str) and "cannot be read any more" in why and "\n" not in why
 
 
+def test_a_run_that_was_never_scored_is_said(run: RunDir, tmp_path: Path) -> None:
+    bare = RunDir(Path(shutil.copytree(run.path, tmp_path / "bare")))
+    bare.result.unlink()
+    bare.events.write_text("", "utf-8")
+    assert recorded(bare) == "the run was never scored"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from farthing import assemble, config, session
 from farthing.data.store import Report, silent
-from farthing.errors import DataError, FarthingError, UserError, first_line
+from farthing.errors import FarthingError, UserError, first_line
 from farthing.events import Evaluated, read_events
 from farthing.export.checklist import Point, Recorded, check, failures
 from farthing.export.leaks import Private
@@ -84,15 +84,16 @@ def private_to(folder: Path, run: RunDir | None) -> Private:
 
 def recorded(run: RunDir, report: Report = silent) -> Recorded | str:
     """A run's own scores and the text they were taken on, or why they cannot be had."""
+    scores = {one["step"]: one["validation"] for one in read_events(run.events) if one["kind"] == Evaluated.kind}
+    if result := read_result(run):
+        scores[result["spent"]["steps"]] = result["validation"]
+    if not any(scores.values()):
+        return "the run was never scored"
     try:
         recipe, receipt = config.load(Recipe, str(run.recipe)), session.read_receipt(run)
         text = assemble.read_text(recipe, directory=Path(receipt["directory"]), cache=cache_folder(), report=report)
-        events = [one for one in read_events(run.events) if one["kind"] == Evaluated.kind]
-    except (UserError, DataError, OSError) as error:
+    except (FarthingError, OSError) as error:
         return f"the run's text cannot be read any more: {first_line(error)}"
-    scores = {one["step"]: one["validation"] for one in events}
-    if result := read_result(run):
-        scores[result["spent"]["steps"]] = result["validation"]
     return Recorded(
         recipe=receipt["recipe"],
         validation=scores,

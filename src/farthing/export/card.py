@@ -132,7 +132,7 @@ def front_matter(told: Provenance, stated: Stated) -> ModelCardData:
     """What the hub reads: YAML that its own classes make, so that no name can break out of its quotes."""
     from huggingface_hub import ModelCardData
 
-    name = _name(told, stated)
+    results = list(_results(told))
     license_id = (stated.license or "").lower()
     own: dict[str, Any] = (
         {"license_name": clean(stated.license or "")} if stated.license and license_id not in LICENSES else {}
@@ -144,10 +144,10 @@ def front_matter(told: Provenance, stated: Stated) -> ModelCardData:
         pipeline_tag="text-generation",
         tags=["farthing", "text-generation", "pre-trained", "small-language-model"],
         datasets=list(told.datasets) or None,
-        model_name=name,
+        model_name=_name(told, stated) if results else None,
         # Which run and which of its checkpoints these weights are: publish-check looks here.
-        farthing={"recipe": told.receipt["recipe"], "step": told.step, "text": told.validation.get("fingerprint")},
-        eval_results=list(_results(told)) or None,
+        farthing={"recipe": told.receipt["recipe"], "step": told.step},
+        eval_results=results or None,
         **own,
     )
 
@@ -242,6 +242,7 @@ def render(
         step=told.step,
         trained_on=told.trained_on,
         started_from=told.started_from,
+        imported=told.imported,
         address=stated.repository or "path/to/this/folder",
         prompt=next((prompt for prompt, _ in told.samples if prompt.strip()), "The "),
         remote_code=exported[1],
@@ -322,7 +323,10 @@ def _machine(told: Provenance, versions: Mapping[str, str]) -> Iterator[tuple[st
     settings = told.plan.get("settings", {})
     yield "device", str(machine.get("device_name", machine.get("device", "unknown")))
     if machine.get("cpu"):
-        yield "processor", f"{machine['cpu']}, {machine.get('physical_cores')} cores, {settings.get('threads')} threads"
+        yield (
+            "processor",
+            f"{machine['cpu']}, {machine.get('physical_cores')} cores, threads: {settings.get('threads')}",
+        )
     if machine.get("memory_total"):
         yield "memory", f"{machine['memory_total'] / 2**30:.1f} GiB"
     yield "precision", str(settings.get("precision", "unknown"))

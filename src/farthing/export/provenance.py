@@ -23,6 +23,8 @@ from farthing.storage import read_json
 Table = Mapping[str, Any]
 PATHS = {"path", "validation", "test"}
 """settings of [data], [tokenizer] and [[evaluate.tasks]] that may name files"""
+_UNREAD: dict[str, Any] = {"files": [], "files_count": 0, "files_bytes": 0, "files_sha256": "", "split": {}}
+"""what the receipt of an imported model does not have"""
 _TOLD = {Evaluated.kind, Sampled.kind, Started.kind, Step.kind, TaskScored.kind}
 
 
@@ -93,6 +95,12 @@ class Provenance:
     def data(self) -> Table:
         """What the receipt says of the text."""
         found: Table = self.receipt["data"]
+        return found
+
+    @property
+    def imported(self) -> Table:
+        """What is known of a model that was not trained here: from where, and what it was stored as; else empty."""
+        found: Table = self.receipt.get("imported", {})
         return found
 
     @property
@@ -181,14 +189,16 @@ def provenance(run: RunDir, *, step: int, private: Private | None = None) -> Pro
         written, receipt = run.recipe.read_text("utf-8"), read_json(run.receipt)
         if private is None:
             private = Private.here([folder for folder in (run.path, receipt.get("directory")) if folder])
-        datasets = known_datasets(tomllib.loads(written)["data"], receipt)
+        receipt["data"] = {**_UNREAD, **receipt["data"]}
+        datasets = [] if "imported" in receipt else known_datasets(tomllib.loads(written)["data"], receipt)
         table = redacted(published(tomllib.loads(written)), private)
         plan, receipt = redacted(read_json(run.plan), private), redacted(receipt, private)
         result = redacted(read_result(run), private)
         events = [redacted(one, private) for one in read_events(run.events) if one["kind"] in _TOLD]
         model = config.build(Model, table["model"])
         receipt["data"]["split"] = published({"data": receipt["data"]["split"]})["data"]
-        assert {"documents", "bytes", "tokens", "fingerprint"} <= receipt["data"]["parts"]["train"].keys()
+        if "imported" not in receipt:
+            assert {"documents", "bytes", "tokens", "fingerprint"} <= receipt["data"]["parts"]["train"].keys()
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
