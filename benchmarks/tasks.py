@@ -1,17 +1,22 @@
 """HellaSwag's questions by Farthing's own scorer, against lm-evaluation-harness on the same model exported.
 
-    python benchmarks/tasks.py ../shared/data/hellaswag_val.jsonl                     (about 4 minutes)
-    python benchmarks/tasks.py ../shared/data/hellaswag_val.jsonl --export FOLDER     (with the harness, about 20)
+    python benchmarks/tasks.py ../shared/data/hellaswag_val.jsonl                     (about 20 minutes)
+    python benchmarks/tasks.py ../shared/data/hellaswag_val.jsonl --limit 50 --part   (about 2 minutes)
 
 The 12 M shape (vocabulary 4,096 from Python's own sources, GPT-2's architecture) with context 256 and initial weights:
-what is measured is how long questions take, not what is known. Each side is a process of its own; they take turns over
-every twentieth question, and ours also answers all of them once, which is the number that a user waits for. A unit of
-work begins with the question file and ends with the scores.
+what is measured is how long questions take, not what is known. The export is GPT2LMHeadModel with the same weights, which
+`lm_eval --model hf` loads by itself, with batches of one (its default) and of 16. Each side is a process of its own; they
+take turns over some questions from all over the file, and ours also answers all of them once, which is the number that
+a user waits for. A unit of work begins with the question file and ends with the scores.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +27,39 @@ import turns
 from shapes import HEADLINE, SHAPES
 
 SHAPE = replace(SHAPES[HEADLINE], context=256)
-EVERY = 20
-"""of how many questions one is asked when sides take turns"""
+
+
+def write_export(folder: Path) -> Path:
+    """The model that our side asks, as a folder of transformers': weights and tokenizer."""
+    import tokenizers
+    from shapes import GPT2_ARCHITECTURE
+    from transformers import PreTrainedTokenizerFast
+    from weights import gpt2_with
+
+    from farthing import config
+    from farthing.model.gpt import build_model
+    from farthing.recipe import Recipe
+
+    asked = [*SHAPE.recipe(), *GPT2_ARCHITECTURE]
+    recipe, tokenizer = config.load(Recipe, "default", asked), bench.read_text(asked).tokenizer
+    weights = build_model(recipe.model, SHAPE.vocab_size, seed=recipe.seed).state_dict()
+    gpt2_with(weights, SHAPE).save_pretrained(folder)
+    end = tokenizer.separator_text
+    inner = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=end, eos_token=end).save_pretrained(folder)
+    return folder
+
+
+def write_part(questions: Path, limit: int, folder: Path) -> Path:
+    """So many questions from all over a file, as a file that every side finds by its name."""
+    lines = [line for line in questions.read_text("utf-8").split("\n") if line.strip()]
+    part = folder / "hellaswag.jsonl"
+    part.write_text("\n".join(lines[:: max(1, len(lines) // limit)][:limit]) + "\n", "utf-8")
+    return part
 
 
 def starts(questions: Path, export: Path | None) -> dict[str, dict[str, Any]]:
-    """What each side is started with."""
+    """What each side is started with; without an export, ours alone."""
     ours = {"task": "hellaswag", "data": str(questions), "shape": SHAPE.as_dict()}
     found: dict[str, dict[str, Any]] = {
         "ours-fp32": {"module": "sides.asking", "asked": ours},
@@ -41,7 +73,7 @@ def starts(questions: Path, export: Path | None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def in_turn(questions: Path, export: Path | None, rounds: int) -> dict[str, Any]:
+def in_turn(questions: Path, export: Path, rounds: int) -> dict[str, Any]:
     """Seconds of a question on each side, ours against the others, and whether all say the same."""
     with turns.sides(starts(questions, export)) as there:
         taken = turns.take_turns(there, rounds=rounds, seconds=0)
@@ -78,15 +110,14 @@ def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", type=Path, help="hellaswag_val.jsonl")
-    parser.add_argument("--export", type=Path, help="the same model as a Hugging Face folder, for the harness")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--part", action="store_true", help="only every twentieth question")
+    parser.add_argument("--limit", type=int, default=500, help="questions that sides take turns over")
+    parser.add_argument("--part", action="store_true", help="not all questions at the end")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / "hellaswag.jsonl"
-        lines = chosen.questions.read_text("utf-8").split("\n")
-        part.write_text("\n".join(line for line in lines[::EVERY] if line.strip()) + "\n", "utf-8")
-        found = {"shape": SHAPE.as_dict(), **in_turn(part, chosen.export, chosen.rounds)}
+        part = write_part(chosen.questions, chosen.limit, Path(folder))
+        export = write_export(Path(folder) / "export")
+        found = {"shape": SHAPE.as_dict(), **in_turn(part, export, chosen.rounds)}
     print(f"{found['questions']} questions in turn{'questions/s':>18}{'least':>9}{'most':>9}")
     for name, rate in found["questions_per_second"].items():
         print(f"{name:<24}{rate['median']:>14,.1f}{rate['least']:>9,.1f}{rate['most']:>9,.1f}")

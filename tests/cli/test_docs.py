@@ -30,6 +30,7 @@ DOCUMENTS = [
     "docs/events.md",
     "docs/export.md",
     "docs/footguns.md",
+    "docs/harness.md",
     "docs/serving.md",
     "docs/publishing.md",
     "docs/tour.md",

@@ -95,7 +95,7 @@ def test_nothing_is_fetched_and_nothing_is_written(desk: Path, tmp_path: Path) -
     home = tmp_path / "home"
     home.mkdir()
     before = sorted(desk.rglob("*"))
-    words = ["eval", "done", "--harness", "arc_easy,lambada_openai", "--data", "questions", "--json"]
+    words = ["eval", "done", "--harness", "arc_easy,lambada_openai", "--data", "questions", "--json", "--quiet"]
     env = {"HOME": str(home), "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run(
         [sys.executable, "-c", GUARDED, *words], cwd=desk, env=env, capture_output=True, text=True, timeout=120

@@ -78,19 +78,19 @@ def _show(title: str, found: Sequence[HarnessScore]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("task", "version", "shots", "questions", "metric", "value", "±"):
-        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+        table.add_column(name, justify="left" if name in ("task", "metric") else "right", no_wrap=True)
     for one in found:
         first = [one.task, one.version, str(one.shots), f"{one.questions:,}"]
         for number, (metric, value) in enumerate(one.metrics.items()):
             error = one.standard_errors.get(metric)
-            cells = [
-                *(first if number == 0 else [""] * 4),
-                metric,
-                f"{value:.4f}",
-                "" if error is None else f"{error:.4f}",
-            ]
+            numbers = [_number(value), "" if error is None else _number(error)]
+            cells = [*(first if number == 0 else [""] * 4), metric, *numbers]
             table.add_row(*map(_clean, cells))
     write(Text(_clean(title), "bold"), table)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
 
 
 def _clean(text: str) -> str:
