@@ -85,6 +85,27 @@ def test_a_model_from_elsewhere_brings_no_text(desk: Path, farthing: Command) ->
     assert "holds one model" in farthing("sample", "model", "--checkpoint", "7").err
 
 
+def test_a_table_holds_it_beside_a_run_on_the_same_text(desk: Path, farthing: Command) -> None:
+    api.train("small.toml", name="mine", quiet=True)
+    import_huggingface("model", name="bare")
+    told = farthing("import", "huggingface", "model", "--name", "theirs", "--text-of", "mine")
+    scored = api.open_run("theirs")
+    assert f"{scored.validation['bits_per_byte']:.4f}" in told.out
+    mine = api.open_run("mine").validation
+    assert (scored.validation["bytes"], scored.validation["fingerprint"]) == (mine["bytes"], mine["fingerprint"])
+    assert scored.evaluate(references=False).validation["bits_per_byte"] == scored.validation["bits_per_byte"]
+    rows = {row["run"]: row for row in json.loads(farthing("runs", "--json").out)}
+    assert (
+        rows["theirs"]["bits_per_byte"] == scored.validation["bits_per_byte"] and rows["bare"]["bits_per_byte"] is None
+    )
+    table = farthing("compare", "mine", "theirs", "bare")
+    assert table.code == 0 and f"{scored.validation['bits_per_byte']:.4f}" in table.out
+    assert "bare: imported without a score" in table.out + table.err
+    refused = farthing("import", "huggingface", "model", "--text-of", "bare")
+    assert refused.code == 2 and "has no text of its own" in refused.err
+    assert farthing("eval", "theirs", "--split", "train").code == 2
+
+
 def test_how_a_file_is_cut_can_be_said_where_no_recipe_does(desk: Path) -> None:
     lines = [json.dumps({"body": text}) for text in ("The quick brown fox", "jumps over the lazy dog")]
     (desk / "held.jsonl").write_text("\n".join(lines), "utf-8")

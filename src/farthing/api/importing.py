@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from farthing import __version__, config, session
+from farthing.api.baseline import HeldOut, score_as
 from farthing.api.run import Run
 from farthing.api.trained import recipe_of
 from farthing.budget import Spent
 from farthing.data.tokenizer import Tokenizer, build_tokenizer
 from farthing.errors import UserError
-from farthing.events import EventLog, Finished, Started
+from farthing.events import Evaluated, EventLog, Finished, Started
 from farthing.export import llmc
 from farthing.export.foreign import Foreign, read_folder
 from farthing.planning import Choice, Counts, Plan, estimate, make_plan, settle
 from farthing.recipe import Recipe
 from farthing.recipe.data import Gpt2Tokenizer, TokenizerFile
-from farthing.rundir import RESULT_VERSION, RunDir, new_run_path
+from farthing.rundir import RESULT_VERSION, RunDir, find_run, new_run_path
 from farthing.runtime.device import Machine
 from farthing.runtime.seed import numeric_fingerprint
 from farthing.storage import write_json
@@ -48,13 +49,16 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def import_huggingface(folder: str | Path, *, name: str | None = None, runs: str | Path = "runs") -> Imported:
+def import_huggingface(
+    folder: str | Path, *, text_of: str | None = None, name: str | None = None, runs: str | Path = "runs"
+) -> Imported:
     """A folder as transformers writes it (config.json, *.safetensors, tokenizer.json) as a run.
 
     Nothing of it is executed and nothing is fetched.
 
     Args:
         folder: the folder; docs/import.md says which architectures are read.
+        text_of: a run on whose validation text it is scored, so that the two can be compared; None scores nothing.
         name: the run folder's name; by default the folder's with the first free number.
         runs: the folder of run folders.
 
@@ -65,11 +69,16 @@ def import_huggingface(folder: str | Path, *, name: str | None = None, runs: str
     if not path.is_dir():
         what = "is a file; name the folder that it is in" if path.exists() else "no such folder"
         raise UserError(f"{folder}: {what}")
-    return _imported(path, lambda: read_folder(path), name=name, runs=Path(runs))
+    return _imported(path, lambda: read_folder(path), text_of=text_of, name=name, runs=Path(runs))
 
 
 def import_llmc(
-    file: str | Path, *, tokenizer: str | Path | None = None, name: str | None = None, runs: str | Path = "runs"
+    file: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    text_of: str | None = None,
+    name: str | None = None,
+    runs: str | Path = "runs",
 ) -> Imported:
     """A model checkpoint of llm.c as a run.
 
@@ -77,6 +86,7 @@ def import_llmc(
         file: the .bin file.
         tokenizer: a tokenizer.json, or a folder with GPT-2's encoder.json and vocab.bpe (or vocab.json and merges.txt);
             None takes GPT-2's own, fetched from the hub once.
+        text_of: as of import_huggingface.
         name: the run folder's name; by default the file's with the first free number.
         runs: the folder of run folders.
 
@@ -89,7 +99,7 @@ def import_llmc(
         llmc.read_header(path)  # the likelier slip is told before a tokenizer is fetched
         return llmc.read(path, _tokenizer(tokenizer))
 
-    return _imported(path, read, name=name, runs=Path(runs))
+    return _imported(path, read, text_of=text_of, name=name, runs=Path(runs))
 
 
 def _tokenizer(named: str | Path | None) -> Tokenizer:
@@ -99,21 +109,29 @@ def _tokenizer(named: str | Path | None) -> Tokenizer:
     return build_tokenizer(section, lambda: iter(()), directory=Path.cwd())
 
 
-def _imported(source: Path, read: Callable[[], Foreign], *, name: str | None, runs: Path) -> Imported:
+def _imported(
+    source: Path, read: Callable[[], Foreign], *, text_of: str | None, name: str | None, runs: Path
+) -> Imported:
     path = new_run_path(runs, name, _stem(source))
     session.check_writable(runs)
+    like = None if text_of is None else find_run(text_of, runs)
     found = read()
-    tokenizer = {"kind": "file", "path": str(RunDir(path).tokenizer.absolute())}
-    recipe = config.build(Recipe, {**config.to_table(recipe_of(found.section)), "tokenizer": tokenizer})
+    table = config.to_table(recipe_of(found.section))
+    table["tokenizer"] = {"kind": "file", "path": str(RunDir(path).tokenizer.absolute())}
+    if like is not None:
+        theirs = config.to_table(config.load(Recipe, str(like.recipe)))
+        table |= {name: theirs[name] for name in ("data", "evaluate")}
+    recipe = config.build(Recipe, table)
     machine = session.prepare_machine(recipe, "auto")
     plan = _plan(recipe, machine, found.tokenizer.vocab_size, path)
+    scored = None if like is None else score_as(like, recipe, plan.settings, machine, found)
     run = RunDir.create(
         path,
         recipe=config.to_toml(recipe),
         tokenizer=found.tokenizer.to_json(),
         plan=plan.as_dict(),
-        receipt=_receipt(source, recipe, machine, found),
-        fill=lambda run: _fill(run, path, recipe, plan, found),
+        receipt=_receipt(source, recipe, machine, found, scored),
+        fill=lambda run: _fill(run, path, recipe, plan, found, scored),
     )
     return Imported(Run(run), found.kind, plan.parameters, found.notes)
 
@@ -132,7 +150,7 @@ def _plan(recipe: Recipe, machine: Machine, vocab_size: int, path: Path) -> Plan
     return make_plan(recipe, machine, counts, Choice(settings), timing, disk_free=session.disk_free(path))
 
 
-def _receipt(source: Path, recipe: Recipe, machine: Machine, found: Foreign) -> dict[str, Any]:
+def _receipt(source: Path, recipe: Recipe, machine: Machine, found: Foreign, scored: HeldOut | None) -> dict[str, Any]:
     tokenizer = found.tokenizer
     return {
         "farthing": __version__,
@@ -141,30 +159,32 @@ def _receipt(source: Path, recipe: Recipe, machine: Machine, found: Foreign) -> 
         "recipe": config.fingerprint(recipe),
         "data": {
             "kind": STATUS,
-            "parts": {},
+            "parts": {} if scored is None else scored.parts,
             "tokenizer": {"kind": "file", "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
         },
         STATUS: {"from": source.name, "kind": found.kind, "notes": list(found.notes)},
-        "directory": str(Path.cwd()),
+        "directory": str(Path.cwd()) if scored is None else scored.directory,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
-def _fill(run: RunDir, path: Path, recipe: Recipe, plan: Plan, found: Foreign) -> None:
-    """The checkpoint of step 0, the two events of a run without steps, and its result."""
+def _fill(run: RunDir, path: Path, recipe: Recipe, plan: Plan, found: Foreign, scored: HeldOut | None) -> None:
+    """The checkpoint of step 0, the events of a run without steps, and its result."""
     identity = {"recipe": config.fingerprint(recipe), "text": "", "tokenizer": found.tokenizer.fingerprint}
     snapshot = checkpoints.Snapshot(dict(found.weights), {}, None, {"step": 0, "best_step": None})
     checkpoints.save(run, 0, snapshot, identity)
-    spent = Spent().as_dict()
+    spent, validation = Spent().as_dict(), {} if scored is None else scored.validation
     log = EventLog(run.events)
     log.emit(Started(run=path.name, recipe=identity["recipe"], parameters=plan.parameters, steps=0))
-    log.emit(Finished(status=STATUS, spent=spent, validation={}, wall_seconds=0.0))
+    if scored is not None:
+        log.emit(Evaluated(step=0, split="validation", validation=validation, spent=spent, seconds=scored.seconds))
+    log.emit(Finished(status=STATUS, spent=spent, validation=validation, wall_seconds=0.0))
     log.close()
     result = {
         "version": RESULT_VERSION,
         "run": str(path),
         "status": STATUS,
-        "validation": {},
+        "validation": validation,
         "best": None,
         "references": None,
         "spent": spent,

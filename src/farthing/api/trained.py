@@ -172,9 +172,9 @@ class TrainedModel:
         parts = {"train": text.train, "validation": text.validation, "test": text.test}
         there = {name: part for name, part in parts.items() if part is not None}
         if held_out is not None:
-            return held_out, text.train if text.train.fingerprint == were["train"] else None
-        if split not in there:
-            raise UserError(f"--split {split}: this run has no such part; it has {', '.join(there)}")
+            return held_out, text.train if text.train.fingerprint == were.get("train") else None
+        if split not in there or split not in were:
+            raise UserError(f"--split {split}: this run has no such part; it has {', '.join(were)}")
         if there[split].fingerprint != were[split]:
             raise DataError(
                 f"{self.run.path}: the {split} text has changed since the run began; put the old files back"

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Name = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="The new run's name; none: the source's and a number.")
 ]
+TextOf = Annotated[
+    str | None,
+    typer.Option("--text-of", metavar="RUN", help="Score it on this run's validation text, to compare the two."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +45,7 @@ def huggingface(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder with config.json, *.safetensors and tokenizer.json.")
     ],
+    text_of: TextOf = None,
     name: Name = None,
     runs: Runs = RUNS,
     quiet: Quiet = False,
@@ -53,7 +58,7 @@ def huggingface(
     _check_name(name, runs)
     from farthing.api.importing import import_huggingface
 
-    _tell(import_huggingface(folder, name=name, runs=runs), quiet=quiet, as_json=as_json)
+    _tell(import_huggingface(folder, text_of=text_of, name=name, runs=runs), quiet=quiet, as_json=as_json)
 
 
 def llmc(
@@ -66,6 +71,7 @@ def llmc(
             help="Its tokenizer.json, or a folder with GPT-2's encoder.json and vocab.bpe; none: GPT-2's, from the hub.",
         ),
     ] = None,
+    text_of: TextOf = None,
     name: Name = None,
     runs: Runs = RUNS,
     quiet: Quiet = False,
@@ -75,7 +81,7 @@ def llmc(
     _check_name(name, runs)
     from farthing.api.importing import import_llmc
 
-    _tell(import_llmc(file, tokenizer=tokenizer, name=name, runs=runs), quiet=quiet, as_json=as_json)
+    _tell(import_llmc(file, tokenizer=tokenizer, text_of=text_of, name=name, runs=runs), quiet=quiet, as_json=as_json)
 
 
 def _check_name(name: str | None, runs: Path) -> None:
@@ -92,13 +98,16 @@ def _tell(done: Imported, *, quiet: bool, as_json: bool) -> None:
     elif not quiet:
         from farthing.cli import tables
 
-        run = shlex.quote(str(done.run.path))
-        rows = [
-            ("was", done.kind),
-            ("parameters", f"{done.parameters:,}"),
+        run, bits = shlex.quote(str(done.run.path)), done.run.validation.get("bits_per_byte")
+        rows = [("was", done.kind), ("parameters", f"{done.parameters:,}")]
+        rows += [] if bits is None else [("bits per byte", f"{bits:.4f}")]
+        rows += [
             ("score it", f"farthing eval {run} --data FILE"),
             ("let it write", f"farthing sample {run}"),
-            ("train on", f"farthing train {run}/recipe.toml model.init.kind=run model.init.run={run} data.path=..."),
+            (
+                "train on",
+                f"farthing train {run}/recipe.toml model.init.kind=run model.init.run={run} data.kind=text data.path=FILE",
+            ),
         ]
         tables.print_rows(f"{done.run.path}: imported", rows)
         for note in done.notes:

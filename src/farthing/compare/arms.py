@@ -150,7 +150,7 @@ def check_alike(arms: Sequence[Arm], by: str) -> list[str]:
     notes: list[str] = []
     for arm, first in {arm.name: (arm, run) for arm, run in reversed(runs)}.values():
         for run in arm.finished:
-            if run.texts["train"] != first.texts["train"]:
+            if run.texts.get("train") != first.texts.get("train"):
                 raise _unlike(
                     first, run, "training text", _short(first.texts["train"]), _short(run.texts["train"]),
                     "their recipes are the same, so the files have changed in between",
@@ -158,13 +158,17 @@ def check_alike(arms: Sequence[Arm], by: str) -> list[str]:
     base, first = runs[0]
     for arm, run in runs[1:]:
         _same_yardstick(first, run, by)
-        if arm is not base and run.texts["train"] != first.texts["train"] and run is arm.finished[0]:
-            if not any(change.path.startswith("data.") for change in config.diff(base.recipe, arm.recipe)):
-                raise _unlike(
-                    first, run, "training text", _short(first.texts["train"]), _short(run.texts["train"]),
-                    "their recipes ask for the same text, so the files are not the same",
-                )  # fmt: skip
+        if arm is base or run is not arm.finished[0] or run.texts.get("train") == first.texts.get("train"):
+            continue
+        if imported := [one.name for one, of in ((arm, run), (base, first)) if "train" not in of.texts]:
+            notes.append(f"{imported[0]} was not trained here, and what it learned from is not known")
+        elif any(change.path.startswith("data.") for change in config.diff(base.recipe, arm.recipe)):
             notes.append(f"{arm.name} was trained on other text than {base.name}; the validation text is the same")
+        else:
+            raise _unlike(
+                first, run, "training text", _short(first.texts["train"]), _short(run.texts["train"]),
+                "their recipes ask for the same text, so the files are not the same",
+            )  # fmt: skip
     how = dict.fromkeys(str(run.validation["precision"]) for _, run in runs)
     if len(how) > 1:
         notes.append(f"the scores were computed in different precisions: {', '.join(how)}")

@@ -205,6 +205,8 @@ class _End:
 
 def _ended(result: Mapping[str, Any]) -> _End:
     validation, spent = dict(result["validation"]), dict(result["spent"])
+    if not validation and result["status"] == "imported":
+        raise UserError("imported without a score; import it with --text-of RUN to compare it with that run")
     bits = validation["bits_per_byte"]
     if bits is not None and not isinstance(bits, int | float):
         raise ValueError(f"damaged: bits_per_byte={bits!r}")
