@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -57,6 +58,14 @@ def furnish(folder: Path) -> int:
     return size
 
 
+def cpu_seconds(command: list[str]) -> float:
+    """Processor time of a child process: what it would take on a machine that does nothing else."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    bench.run(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def main() -> None:
     """Measure and keep."""
     command = [sys.executable, "-m", "farthing", "compare"]
@@ -73,9 +82,12 @@ def main() -> None:
             },
             ROUNDS,
         )
+        cpu = {"compare": cpu_seconds([*command, arms, "--json"]),
+               "compare_with_curves": cpu_seconds([*command, arms, "--json", *curves])}  # fmt: skip
     seconds = {name: bench.spread(values) for name, values in found.items()}
-    print(json.dumps(seconds, indent=1))
-    bench.write("compare", {"runs": RUNS, "steps": STEPS, "arms": ARMS, "events_bytes": size, "seconds": seconds})
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu}, indent=1))
+    facts = {"runs": RUNS, "steps": STEPS, "arms": ARMS, "events_bytes": size}
+    bench.write("compare", {**facts, "seconds": seconds, "cpu_seconds": cpu})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from cli.small import Answer, Command, end, start, wait_for_step
 from cli.test_bad_input import refused
 from farthing import api
+from farthing.api import arms as arms_of
+from farthing.api import verbs
 from farthing.errors import Preempted
 from farthing.rundir import RunDir
 from farthing.training.interruption import Interruption
@@ -190,6 +194,29 @@ def test_an_interrupted_arm_goes_on_where_it_was(
     assert sorted(path.name for path in (desk / "runs").iterdir()) == ["small-seed1", "small-seed2"]
     again = table(farthing(*ARM))
     assert [run["score"] for run in again["runs"]] == [run["score"] for run in whole["runs"]]
+
+
+def test_a_deadline_is_of_the_whole_arm(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    real = verbs.train
+
+    def train(*words: Any, deadline: str, **others: Any) -> api.Run:
+        given.append(deadline)
+        return real(*words, deadline=deadline, **others)
+
+    monkeypatch.setattr(verbs, "train", train)
+    api.train_seeds("small.toml", seeds=[1, 2], deadline="2h", quiet=True)
+    first, second = given
+    assert first == second
+    assert 7100 < datetime.fromisoformat(first).timestamp() - time.time() <= 7200
+    with pytest.raises(Preempted, match=r"small-seed3 was finished"):
+        arms_of._finish(
+            RunDir(desk / "runs" / "small-seed3"),
+            api.open_run("small-seed1").recipe,
+            device="cpu",
+            until=1.0,
+            quiet=True,
+        )
 
 
 def test_a_killed_arm_loses_no_run(farthing: Command, desk: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from farthing.errors import DivergedError, Preempted, ResourceError, UserError
 from farthing.recipe import Recipe
 from farthing.rundir import HELD_OUT_VERSION, RunDir, check_name
 from farthing.storage import write_json
+from farthing.training.interruption import parse_deadline
 
 
 def train_seeds(
@@ -63,9 +65,11 @@ def train_seeds(
     folders = {seed: RunDir(Path(runs) / f"{stem}-seed{seed}") for seed in recipes}
     for seed, folder in folders.items():
         _same_recipe(folder, recipes[seed])
+    # One deadline for all of them: "90m" counts from here, not from each run's start.
+    until = None if deadline is None else parse_deadline(deadline)
     for seed, folder in folders.items():
         try:
-            _finish(folder, recipes[seed], device=device, deadline=deadline, quiet=quiet)
+            _finish(folder, recipes[seed], device=device, until=until, quiet=quiet)
         except Preempted as stop:
             raise Preempted(f"{stop}; or the whole arm with the same command") from None
         except (DivergedError, ResourceError):
@@ -180,9 +184,14 @@ def _same_recipe(folder: RunDir, recipe: Recipe) -> None:
     raise UserError(f"{folder.path}: is a run of another recipe ({what}); choose another --name")
 
 
-def _finish(folder: RunDir, recipe: Recipe, *, device: str, deadline: str | None, quiet: bool) -> None:
+def _finish(folder: RunDir, recipe: Recipe, *, device: str, until: float | None, quiet: bool) -> None:
     """Bring one run of an arm to its end: new, continued, or left as it is."""
+    if folder.path.exists() and (folder.result.is_file() or failure(folder) is not None):
+        return
+    if until is not None and until <= time.time():
+        raise Preempted(f"the deadline came before {folder.name} was finished")
+    deadline = None if until is None else datetime.fromtimestamp(until).astimezone().isoformat()
     if not folder.path.exists():
         verbs.train(recipe, name=folder.name, runs=folder.path.parent, device=device, deadline=deadline, quiet=quiet)
-    elif not folder.result.is_file() and failure(folder) is None:
+    else:
         verbs.resume(folder.path, device=device, deadline=deadline, quiet=quiet)
