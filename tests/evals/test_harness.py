@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -210,6 +211,23 @@ def test_a_limit_takes_the_first_questions_and_shots_other_ones(model: GPT, toke
         assert sample["doc_id"] == number
         assert context.count("Question:") == 3
         assert context.count(f"Question: {sample['doc']['question']}\n") == 1, "a question is not its own example"
+
+
+def test_a_group_is_told_with_its_members(
+    model: GPT, tokenizer: Tokenizer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(FOLDER, tmp_path / "tasks")
+    metric = {"metric": "acc", "weight_by_size": True}
+    group = {"group": "arc", "task": ["arc_easy", "arc_challenge"], "aggregate_metric_list": [metric]}
+    # JSON is YAML.
+    (tmp_path / "tasks" / "arc.yaml").write_text(json.dumps(group), "utf-8")
+    monkeypatch.setattr("farthing.evals.harness.TASKS", tmp_path / "tasks")
+    found = {score.task: score for score in run_harness(model, tokenizer, ["arc"], device="cpu", data=folder, limit=20)}
+    assert found.keys() == {"arc", "arc_easy", "arc_challenge"}
+    assert found["arc"].metrics["acc"] == pytest.approx(
+        (found["arc_easy"].metrics["acc"] + found["arc_challenge"].metrics["acc"]) / 2
+    )
+    assert found["arc"].answer_lines() == []
 
 
 def test_one_file_may_be_named_and_a_folder_below_is_found(

@@ -39,7 +39,7 @@ class HarnessScore:
 
     Args:
         task: the harness's name.
-        version: of the task.
+        version: of the task; empty where the harness gives none.
         shots: examples before each question.
         questions: how many were asked.
         metrics: acc and the like, by the harness's names; a filter other than none follows after a comma.
@@ -215,7 +215,7 @@ def _score(name: str, found: Any) -> HarnessScore:
             (errors if is_error else metrics)[full] = float(value)
     return HarnessScore(
         task=name,
-        version=str(found["versions"].get(name)),
+        version="" if (version := found["versions"].get(name)) is None else str(version),
         shots=int(found["n-shot"].get(name) or 0),
         questions=int(table.get("sample_len") or 0),
         metrics=metrics,
