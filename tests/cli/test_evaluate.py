@@ -36,9 +36,9 @@ def test_several_tasks_as_a_table(farthing: Command, desk: Path) -> None:
     answer = farthing("eval", "done", "--task", "choices,piqa", "--data", ".", "--limit", "6", "--quiet")
     assert answer.code == 0, answer.err
     assert answer.err == ""
-    for word in ("choices", "piqa", "accuracy", "33.3 %", "50.0 %", "verdict", "at chance"):
+    for word in ("choices: ", "piqa: ", "accuracy", "33.3 %", "50.0 %", "verdict", "at chance"):
         assert word in answer.out
-    assert "6 of 12 questions" in answer.out and "all 1 questions" in answer.out
+    assert "6 of 12 questions" in answer.out and "all 1 question, in fp32" in answer.out
     assert max(map(len, answer.out.splitlines())) <= 80
 
 

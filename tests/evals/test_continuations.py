@@ -173,7 +173,7 @@ def test_memory_that_runs_out_means_smaller_batches_then_an_error(monkeypatch: p
     monkeypatch.setattr(Inference, "hidden", small)
     scorer = ContinuationScorer(gpt, Tokens(), device="cpu")
     found = scorer.costs(pairs)
-    assert scorer.batch_tokens < 4096
+    assert scorer.batch_tokens < 1024
     assert [one.nats for one in found] == pytest.approx([one.nats for one in expected], abs=1e-4)
     most = 2
     with pytest.raises(ResourceError, match=r"one continuation after \d+ tokens does not fit in memory: no more$"):

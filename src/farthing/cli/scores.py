@@ -10,72 +10,73 @@ from rich.text import Text
 
 from farthing.cli.listing import write
 from farthing.evals.chance import Reading
-from farthing.evals.tasks import Scored
-from farthing.sinks.legible import duration, legible
+from farthing.evals.tasks import TASKS, Scored
+from farthing.sinks.legible import duration, legible, quantity
 
-_COLUMNS = ("task", "measured by", "score", "±", "95 % interval", "chance", "verdict")
-_TO_THE_LEFT = ("task", "measured by", "verdict")
+_COLUMNS = {"measured by": 22, "score": 13, "95 % interval": 15, "chance": 6, "verdict": 12}
+"""with their least widths, so that the tables of several tasks stand below one another"""
+_TO_THE_LEFT = ("measured by", "verdict")
 _STYLES = {"above chance": "green", "below chance": "red", "at chance": "yellow"}
 
 
 def print_tasks(title: str, found: Sequence[Scored]) -> None:
     """What tasks came to: a row for each way of measuring, the usual one first, and what there is to know of them."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in _COLUMNS:
-        table.add_column(
-            name, justify="left" if name in _TO_THE_LEFT else "right", no_wrap=name != "task", overflow="fold"
-        )
+    write(Text(_clean(title), "bold"))
     for one in found:
-        for number, (metric, reading) in enumerate(one.readings.items()):
-            share = "accuracy" in metric
-            name = one.result["task"] if number == 0 else ""
-            verdict = reading.verdict or ("" if reading.value is not None else "not finite")
-            low, high = _told(reading.low, share), _told(reading.high, share)
-            interval = f"{low.removesuffix(' %')} to {high}" if reading.low is not None else ""
-            cells = (
-                _told(reading.value, share),
-                _told(reading.standard_error, share),
-                interval,
-                _told(reading.chance, share),
-            )
-            row = [name, metric.replace("_", " "), *cells]
-            table.add_row(
-                *map(_clean, row), Text(verdict, _STYLES.get(verdict, "")), style="" if number == 0 else "dim"
-            )
-    write(Text(_clean(title), "bold"), table, *(Text(_clean(note), "dim") for one in found for note in _notes(one)))
-    if any(one.verdict == "at chance" for one in _first(found)):
-        write(
-            Text(
-                "at chance: no more right answers than blind guessing gives; the model has not learnt this task",
-                "yellow",
-            )
-        )
+        write(Text(""), Text(_clean(_heading(one)), "bold"), Text(_clean(_circumstances(one)), "dim"), _table(one))
+    if any(next(iter(one.readings.values())).verdict == "at chance" for one in found):
+        told = "at chance: no more right answers than guessing gives; the model has not learnt what this task asks"
+        write(Text(""), Text(told, "yellow"))
 
 
-def _notes(one: Scored) -> list[str]:
+def _heading(one: Scored) -> str:
+    return f"{one.result['task']}: {TASKS[one.result['task']].about}"
+
+
+def _circumstances(one: Scored) -> str:
     result = one.result
-    what = "documents" if "tokens" in result else "questions"
-    part = f"all {result['of']:,}" if result["items"] == result["of"] else f"{result['items']:,} of {result['of']:,}"
+    what = "document" if "tokens" in result else "question"
+    count = f"{result['of']:,} {what}{'' if result['of'] == 1 else 's'}"
+    count = f"all {count}" if result["items"] == result["of"] else f"{result['items']:,} of {count}"
     shots = {0: "", 1: ", each after 1 example"}.get(result["shots"], f", each after {result['shots']} examples")
-    notes = [f"{result['task']}: {part} {what}{shots}, {result['precision']}, in {duration(result['seconds'])}"]
+    told = f"{count}{shots}, in {result['precision']}, {duration(result['seconds'])}"
     if result.get("cut"):
-        notes.append(
-            f"{result['task']}: {result['cut']:,} questions are longer than the {result['context_length']:,} tokens this "
-            "model reads, and lost their beginning"
-        )
-    return notes
+        told += f"; {result['cut']:,} lost their beginning: this model reads {result['context_length']:,} tokens"
+    return told
 
 
-def _first(found: Sequence[Scored]) -> list[Reading]:
-    return [next(iter(one.readings.values())) for one in found]
+def _table(one: Scored) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, width in _COLUMNS.items():
+        justify = "left" if name in _TO_THE_LEFT else "right"
+        table.add_column(name, justify=justify, min_width=width, no_wrap=True)  # type: ignore[arg-type]
+    for number, (metric, reading) in enumerate(one.readings.items()):
+        verdict = reading.verdict or ("" if reading.value is not None else "not finite")
+        cells = map(_clean, (metric.replace("_", " "), *_told(reading, share="accuracy" in metric)))
+        table.add_row(*cells, Text(verdict, _STYLES.get(verdict, "")), style="" if number == 0 else "dim")
+    return table
 
 
-def _told(value: float | None, share: bool) -> str:
+def _told(reading: Reading, *, share: bool) -> tuple[str, str, str]:
+    """The score with its standard error, the interval and chance."""
+    unit = " %" if share else ""
+    value, error, low, high, chance = (
+        _number(one, share)
+        for one in (reading.value, reading.standard_error, reading.low, reading.high, reading.chance)
+    )
+    return (
+        f"{value} ± {error}{unit}" if error else f"{value}{unit}" if value else "",
+        f"{low} to {high}{unit}" if low else "",
+        f"{chance}{unit}" if chance else "",
+    )
+
+
+def _number(value: float | None, share: bool) -> str:
     if value is None:
         return ""
     if share:
-        return f"{value:.1%}".replace("%", " %")
-    return f"{value:,.2f}" if value >= 10 else f"{value:.4f}"
+        return f"{100 * value:.1f}"
+    return quantity(value) if value >= 1000 else f"{value:.4g}"
 
 
 def _clean(text: str) -> str:

@@ -23,7 +23,7 @@ from farthing.model.gpt import GPT
 from farthing.model.inference import Inference
 from farthing.runtime.device import is_out_of_memory
 
-_BATCH_TOKENS = {"cpu": 4096}
+_BATCH_TOKENS = {"cpu": 1024}
 _BATCH_TOKENS_ELSEWHERE = 32768
 _KEPT = 4
 """times as many positions may be kept for rows as are read in one pass"""

@@ -41,7 +41,7 @@ def read(
 ) -> tuple[dict[str, Reading], int]:
     """What documents cost, in several units, and how many tokens that was; the number of documents is at least one.
 
-    word_perplexity: exp(nats / words); word_perplexity_with_line_ends: with the end of each line as a word, as results
+    word_perplexity: exp(nats / words); word_perplexity_eos: with the end of each line as a word, as results
     on WikiText-103 are published; byte_perplexity: exp(nats / bytes); bits_per_byte; token_perplexity: exp(nats /
     tokens), which no other tokenizer can be compared by.
     """
@@ -52,7 +52,7 @@ def read(
     found = {"word_perplexity": _perplexity(nats, sum(document.words for document in documents))}
     ends = [document.words_and_line_ends for document in documents if document.words_and_line_ends is not None]
     if ends:
-        found["word_perplexity_with_line_ends"] = _perplexity(nats, sum(ends))
+        found["word_perplexity_eos"] = _perplexity(nats, sum(ends))
     found["byte_perplexity"] = _perplexity(nats, size)
     found["bits_per_byte"] = Reading(_finite(nats / math.log(2) / size) if size else None)
     found["token_perplexity"] = _perplexity(nats, count)

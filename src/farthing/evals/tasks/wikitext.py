@@ -75,7 +75,7 @@ TASK = TextTask(
     about="Wikipedia articles in WikiText's form, by the word",
     metrics=(
         "word_perplexity",
-        "word_perplexity_with_line_ends",
+        "word_perplexity_eos",
         "bits_per_byte",
         "byte_perplexity",
         "token_perplexity",
