@@ -153,7 +153,10 @@ def exportable(
 
 def _texts(run: RunDir, recipe: Recipe, report: Report) -> list[str]:
     """Some of the run's validation text; none where the files are no longer there."""
-    directory = Path(session.read_receipt(run)["directory"])
+    receipt = session.read_receipt(run)
+    if not receipt["data"]["parts"]:  # a model from elsewhere, whose recipe names no text of its own
+        return []
+    directory = Path(receipt["directory"])
     try:
         text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=report)
         return excerpts(text.validation.texts())
