@@ -154,6 +154,12 @@ def test_a_run_starts_from_the_weights_of_another(source: RunDir) -> None:
     assert (init.kind, init.checkpoint, len(str(init.weights))) == ("run", 6, 64)
 
 
+def test_seeds_of_one_start_may_be_trained_again(source: RunDir) -> None:
+    words = [*ON, "budget.steps=2", "checkpoint.every=end"]
+    first, again = (api.train_seeds("small.toml", words, seeds=[1, 2], quiet=True) for _ in range(2))
+    assert first == again
+
+
 def test_training_on_what_was_imported_takes_its_tokenizer(desk: Path) -> None:
     imported = import_huggingface("model", name="theirs").run
     words = ["model.init.kind=run", "model.init.run=theirs", "data.kind=text", "data.path=titles.txt"]

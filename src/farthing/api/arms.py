@@ -10,6 +10,7 @@ from typing import Any
 
 from farthing import config, session
 from farthing.api import verbs
+from farthing.api.continuing import with_start
 from farthing.api.recipes import Overrides, resolve
 from farthing.api.run import Run
 from farthing.api.trained import Scored
@@ -58,7 +59,7 @@ def train_seeds(
         farthing.Preempted: a signal or the deadline stopped it; the same call goes on.
         farthing.DivergedError: not one of the runs came to a score.
     """
-    recipes = _recipes(recipe, overrides, seeds)
+    recipes = _recipes(recipe, overrides, seeds, Path(runs))
     stem = name or ("run" if isinstance(recipe, Recipe) else Path(recipe).name.removesuffix(".toml"))
     for seed in recipes:
         check_name(f"{stem}-seed{seed}")
@@ -156,9 +157,9 @@ def keep_held_out(run: RunDir, scored: Scored) -> bool:
     return True
 
 
-def _recipes(recipe: str | Recipe, overrides: Overrides, seeds: Sequence[int]) -> dict[int, Recipe]:
+def _recipes(recipe: str | Recipe, overrides: Overrides, seeds: Sequence[int], runs: Path) -> dict[int, Recipe]:
     """The recipe with each of the seeds, every one checked before anything is trained."""
-    base = resolve(recipe, overrides)
+    base = with_start(resolve(recipe, overrides), runs)
     given = overrides if isinstance(overrides, Mapping) else {str(text).partition("=")[0].strip() for text in overrides}
     if "seed" in given:
         raise UserError("seed=... and --seeds: give one of them")
