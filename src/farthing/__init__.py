@@ -21,7 +21,10 @@ from farthing.errors import UserError as UserError
 if TYPE_CHECKING:
     from farthing.api import Planned as Planned
     from farthing.api import Run as Run
+    from farthing.api import import_huggingface as import_huggingface
+    from farthing.api import import_llmc as import_llmc
     from farthing.api import noise as noise
+    from farthing.api import open_model as open_model
     from farthing.api import open_run as open_run
     from farthing.api import plan as plan
     from farthing.api import resume as resume
@@ -31,7 +34,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_FROM_API = frozenset({"Planned", "Run", "noise", "open_run", "plan", "resume", "runs", "train", "train_seeds"})
+_FROM_API = frozenset(
+    {
+        "Planned",
+        "Run",
+        "import_huggingface",
+        "import_llmc",
+        "noise",
+        "open_model",
+        "open_run",
+        "plan",
+        "resume",
+        "runs",
+        "train",
+        "train_seeds",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.strangers import CONTEXT, TEXT, TOKENIZER, VOCABULARY, logits_of, ours, section
+from export.strangers import CONTEXT, TEXT, TOKENIZER, VOCABULARY, logits_of, ours, section, tokens
 from farthing.data.tokenizer import SEPARATOR, Tokenizer
 from farthing.data.tokenizer_train import byte_tokenizer
 from farthing.data.tokenizer_unigram import train_unigram
@@ -47,6 +47,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 # Where a head has many coordinates, the two layouts of RoPE are further apart.
 WIDE = {"d_model": 32, "n_head": 2}
+
+
+TEXTS = (TEXT, "  two spaces,\n\ttabs 12345 ½ Zażółć 🙂", "def f(x):\n    return x  # it's", "\x01\xa0\u3000")
 
 
 def exportable(model: GPT, tokenizer: str = TOKENIZER) -> Exportable:
@@ -113,12 +116,31 @@ def test_the_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
     made = exportable(ours(section(**SWIGLU)))
     format_.write(tmp_path, made, dtype="fp32")
     theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file=format_.FILE)
-    for text in (TEXT, "  two spaces,\n\ttabs 12345 ½ Zażółć 🙂", "def f(x):\n    return x  # it's", "\x00\xa0\u3000"):
+    for text in TEXTS:
         ids = made.tokenizer.encode(text)
         assert theirs(text)["input_ids"] == ids
         assert theirs.decode(ids) == text
     assert theirs(SEPARATOR)["input_ids"] == [made.separator]
     assert theirs.eos_token_id == theirs.bos_token_id == made.separator
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_llama_cpp_reads_it_with_the_same_logits_and_ids(name: str, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    architecture, changes = SHAPES[name]
+    made = exportable(model := ours(section(**{**changes, **WIDE})))
+    format_.write(tmp_path, made, dtype="fp32")
+    # Keys and values in fp32, where llama.cpp would keep them in fp16.
+    theirs = llama_cpp.Llama(
+        str(tmp_path / format_.FILE), n_ctx=CONTEXT, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0
+    )
+    theirs.eval(tokens()[0].tolist())
+    found = torch.tensor(np.array(theirs.scores[:CONTEXT]), dtype=torch.float32)
+    # Its GELU is a table in fp16.
+    close = 2e-3 if architecture == "gpt2" else 1e-5
+    torch.testing.assert_close(found, logits_of(model)[0], atol=close, rtol=close)
+    for text in TEXTS:
+        assert theirs.tokenize(text.encode(), add_bos=False) == made.tokenizer.encode(text)
 
 
 def field(reader: Any, name: str) -> Any:

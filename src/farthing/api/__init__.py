@@ -14,6 +14,9 @@ from farthing.api.arms import train_seeds as train_seeds
 from farthing.api.evaluation import ask as ask
 from farthing.api.evaluation import load_tasks as load_tasks
 from farthing.api.harness import ask_harness as ask_harness
+from farthing.api.importing import Imported as Imported
+from farthing.api.importing import import_huggingface as import_huggingface
+from farthing.api.importing import import_llmc as import_llmc
 from farthing.api.recipes import Overrides as Overrides
 from farthing.api.run import Run as Run
 from farthing.api.run import open_run as open_run
