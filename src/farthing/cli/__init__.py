@@ -13,6 +13,7 @@ import typer
 
 from farthing import __version__
 from farthing.cli import (
+    climbing,
     evaluate,
     experiments,
     importing,
@@ -21,6 +22,7 @@ from farthing.cli import (
     planner,
     publish,
     recipes,
+    reporting,
     run,
     searching,
     serving,
@@ -62,10 +64,12 @@ def _root(
 
 run.register(app)
 searching.register(app)
+climbing.register(app)
 planner.register(app)
 evaluate.register(app)
 look.register(app)
 experiments.register(app)
+reporting.register(app)
 serving.register(app)
 importing.register(app)
 publish.register(app)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 Spending = Literal["obrien-fleming", "pocock"]
 Decision = Literal["better", "worse", "hopeless", "cannot tell", "continue"]
 
+FEWEST_TO_GIVE_UP = 3
+"""seeds before a change that has been better so far may be called hopeless"""
 _NODES = 256
 """of the quadrature over a look's continuation region; four digits of every published boundary need a tenth of them"""
 _SIMULATED = 100_000
@@ -131,6 +133,9 @@ class Sequential:
         if len(finished(arm)) < seeds:
             return Look("hopeless", seeds, found, found.p, nominal, 0.0, "an arm with failed runs is never better")
         chance = self._conditional_power(found, seeds / self.looks[-1])
+        if seeds < FEWEST_TO_GIVE_UP and found.value < 0:
+            # Two seeds hardly know their own spread: what has been better in the mean so far gets another look.
+            return Look("continue", seeds, found, found.p, nominal, chance, reason)
         if chance < self.hopeless_below:
             why = f"by the trend so far, the chance to end as better is {chance:.0%}"
             return Look("hopeless", seeds, found, found.p, nominal, chance, why)

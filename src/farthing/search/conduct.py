@@ -117,7 +117,7 @@ class Conductor:
         self._looked = -float("inf")
         self._alike = 0
         self._proposer = Proposer(
-            asked, ledger, planner, refused=listener.refused, stopping=lambda: bool(self._signals.asked)
+            asked, folder, ledger, planner, refused=listener.refused, stopping=lambda: bool(self._signals.asked)
         )
 
     def run(self) -> str:

@@ -22,7 +22,7 @@ from farthing.search.account import total
 from farthing.search.asked import Search
 from farthing.search.check import Asked
 from farthing.search.proposing import best
-from farthing.search.record import BASE, Folder, Record
+from farthing.search.record import BASE, Folder, Record, Refused
 from farthing.search.sampling import distribution, quiet_study
 from farthing.search.space import Drawn, Options, Range
 from farthing.search.study import History
@@ -55,7 +55,7 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
         "folder": str(folder.path),
         "ended": ended,
         "best": None if winner is None else _best(folder, winner, confirmed),
-        **counts(records),
+        **counts(records, folder.refused()),
         "left_out": sum(one.role == "trial" and history.place(one) is None for one in records),
         "spent": total(records),
         "importance": importance(list(placed.values()), [score for _, score in points]),
@@ -64,7 +64,7 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
         "history": _history(records),
         "slices": _slices(points),
         "parallel": [{"trial": one.id, "score": one.score, **points[at][0]} for at, one in enumerate(complete)],
-        "refusals": _refusals(records),
+        "refusals": _refusals(records, folder.refused()),
         "failures": [{"trial": one.id, "reason": one.reason} for one in records if one.state == "failed"],
     }
     if winner is not None:
@@ -73,15 +73,20 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
     return found
 
 
-def counts(records: Sequence[Record]) -> dict[str, int]:
-    """How many trials, and how they ended; refused candidates are no trials."""
+def counts(records: Sequence[Record], refused: Sequence[Refused] = ()) -> dict[str, int]:
+    """How many trials, and how they ended; refused candidates are no trials.
+
+    Args:
+        records: trials, with what was refused before each.
+        refused: what has been since.
+    """
     trials = [one for one in records if one.role == "trial"]
-    refused = sum(len(one.refused) for one in trials) + sum(one.state == "refused" for one in trials)
+    without = len(refused) + sum(len(one.refused) for one in trials) + sum(one.state == "refused" for one in trials)
     return {
         "trials": sum(one.counts for one in trials),
         "complete": sum(one.state == "complete" for one in trials),
         "running": sum(one.state == "running" for one in trials),
-        "refused": refused,
+        "refused": without,
         "failed": sum(one.state == "failed" for one in trials),
         "pruned": sum(one.state == "pruned" for one in trials),
     }
@@ -292,15 +297,14 @@ def _slices(points: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, list
     return found
 
 
-def _refusals(records: Sequence[Record]) -> dict[str, int]:
-    """How often each reason was given, numbers aside, the commonest first."""
+def _refusals(records: Sequence[Record], refused: Sequence[Refused]) -> dict[str, int]:
+    """How often each limit was broken or other reason given, the commonest first."""
+    reasons = [one.reason for record in records for one in record.refused] + [one.reason for one in refused]
+    reasons += [record.reason for record in records if record.state == "refused"]
     found: dict[str, int] = {}
-    for record in records:
-        reasons = [one.reason for one in record.refused]
-        reasons += [record.reason] if record.state == "refused" else []
-        for reason in reasons:
-            kind = next((word for word in reason.replace("=", " ").split() if word.startswith("limits.")), reason[:100])
-            found[kind] = found.get(kind, 0) + 1
+    for reason in reasons:
+        limit = next((word for word in reason.replace("=", " ").split() if word.startswith("limits.")), reason[:100])
+        found[limit] = found.get(limit, 0) + 1
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 

@@ -10,8 +10,9 @@ from farthing.errors import UserError
 from farthing.search import account
 from farthing.search.check import Asked
 from farthing.search.plans import Planner
-from farthing.search.record import BASE, Record, Refused, this_worker, trial_id
+from farthing.search.record import BASE, Folder, Record, Refused, this_worker, trial_id
 from farthing.search.sampling import Proposal, Turn, check_sampler, propose
+from farthing.search.space import Drawn
 from farthing.search.study import History, Ledger
 
 MOST_REFUSALS = 1000
@@ -25,6 +26,7 @@ class Proposer:
 
     Args:
         asked: what is searched.
+        folder: where refusals wait for the trial that they come before.
         ledger: what has been tried.
         planner: what candidates come to.
         refused: is told of every refused candidate.
@@ -34,6 +36,7 @@ class Proposer:
     def __init__(
         self,
         asked: Asked,
+        folder: Folder,
         ledger: Ledger,
         planner: Planner,
         *,
@@ -42,40 +45,51 @@ class Proposer:
     ) -> None:
         check_sampler(asked.space, asked.search.sampler)
         self._space, self._search = asked.space, asked.search
-        self._ledger, self._planner = ledger, planner
+        self._folder, self._ledger, self._planner = folder, ledger, planner
         self._tell, self._stopping = refused, stopping
         self._history = History(asked.space)
         self._prints: dict[str, str] = {}
+        self._exhausted = ""
         self.over = ""
 
     def trial(self) -> Record | None:
         """The next candidate that may be tried, or None where the budget or the space ends."""
         records = self._ledger.records()
-        self.over = self.over or account.full(self._search.budget, records)
+        self.over = self._exhausted or account.full(self._search.budget, records)
         if self.over:
             return None
-        number = self._ledger.next_number()
-        refused: list[Refused] = []
-        record, repeats, tries = None, 0, 0
+        number, refused = self._ledger.next_number(), self._folder.refused()
+        before = len(refused)
+        found = self._find(number, refused, records)
+        if found is not None:
+            self._folder.keep_refused([])
+            record, drawn = found
+            return record if self._ledger.begin(record, drawn, most=self._search.budget.trials) else None
+        if len(refused) > before:
+            self._folder.keep_refused(refused)
+        self._ledger.give_back(number)
+        return None
+
+    def _find(
+        self, number: int, refused: list[Refused], records: Sequence[Record]
+    ) -> tuple[Record, list[Drawn]] | None:
+        """Propose and plan until a candidate is within all limits, or nothing more may be tried."""
         known = {self._print(one) for one in records if one.role == "trial"}
-        while record is None and not self.over and not self._stopping():
+        repeats, tries = 0, len(refused)
+        while not self.over and not self._stopping():
             past = self._history.of(records, refused)
             turn = Turn(self._search.seed, number, tries)
             proposal = propose(self._space, self._search.sampler, past, turn)
             tries += 1
             if proposal is None:
-                self.over = "the whole grid has been tried"
+                self._exhausted = "the whole grid has been tried"
             elif proposal.candidate is not None and config.fingerprint(proposal.candidate.recipe) in known:
                 repeats += 1
                 if repeats >= MOST_REPEATS:
-                    self.over = f"the last {MOST_REPEATS} candidates had all been tried before"
-            else:
-                record = self._priced(proposal, number, refused, records)
-        if record is not None:
-            if self._ledger.begin(record, proposal.drawn if proposal else [], most=self._search.budget.trials):
-                return record
-            return None
-        self._ledger.give_back(number)
+                    self._exhausted = f"the last {MOST_REPEATS} candidates had all been tried before"
+            elif (record := self._priced(proposal, number, refused, records)) is not None:
+                return record, proposal.drawn
+            self.over = self._exhausted
         return None
 
     def _priced(
@@ -87,8 +101,8 @@ class Proposer:
             price, reason = self._planner.price(proposal.candidate.recipe, self._search.limits)
             if not reason:
                 planned = price.as_planned()
-                self.over = account.too_dear(self._search, records, planned)
-                if self.over:
+                self._exhausted = account.too_dear(self._search, records, planned)
+                if self._exhausted:
                     return None
                 runs = len(self._search.seeds)
                 return Record(
@@ -105,6 +119,7 @@ class Proposer:
         refused.append(Refused(parameters=parameters, reason=reason, generation=proposal.generation))
         self._tell(refused[-1])
         if len(refused) >= MOST_REFUSALS:
+            self._folder.keep_refused(refused)
             raise UserError(f"{MOST_REFUSALS} candidates in a row were refused, the last one because: {reason}")
         return None
 

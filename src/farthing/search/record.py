@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -140,7 +140,7 @@ class Folder:
 
     `search.toml` is what was asked last. `trials/ID` holds what became of a trial (`trial.json`), what it was asked to
     train (`asked.toml`) and what its process printed (`output.txt`); `ID-seed-N` are its runs, and a confirmation's only
-    run is `ID`. `best.toml` and `findings.json` are the end.
+    run is `ID`. `refused.json` holds candidates that no trial has come after. `best.toml` and `findings.json` are the end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -148,6 +148,7 @@ class Folder:
         self.asked = path / "search.toml"
         self.best = path / "best.toml"
         self.findings = path / "findings.json"
+        self._refused = path / "refused.json"
         self._trials = path / "trials"
 
     @classmethod
@@ -167,9 +168,13 @@ class Folder:
         """The folder itself, with what was asked.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or is something else's.
         """
         try:
+            # Another worker may be making it at this moment.
+            others = {one.name for one in self.path.iterdir()} if self.path.exists() else set()
+            if not self.asked.is_file() and any(name != "trials" and name[0] != "." for name in others):
+                raise UserError(f"{self.path}: is there already and is no search; choose another --name")
             self._trials.mkdir(parents=True, exist_ok=True)
             write_text(self.asked, asked)
         except OSError as error:
@@ -227,6 +232,22 @@ class Folder:
             self.write(record)
         else:
             self.create(record)
+
+    def refused(self) -> list[Refused]:
+        """Candidates that were refused since the last trial began."""
+        if not self._refused.is_file():
+            return []
+        try:
+            return [Refused(**one) for one in read_json(self._refused)]
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{self._refused}: damaged: {error}; it may be taken away") from None
+
+    def keep_refused(self, refused: Sequence[Refused]) -> None:
+        """Keep them for the next sitting; none takes the file away."""
+        if refused:
+            write_json(self._refused, [asdict(one) for one in refused])
+        else:
+            self._refused.unlink(missing_ok=True)
 
     def recipe(self, record: Record) -> Path:
         """What a trial trains."""

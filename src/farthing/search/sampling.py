@@ -127,7 +127,9 @@ def _evenly(space: Space, turn: Turn) -> Choose:
 
     paths = list(space.dimensions)
     sequence = qmc.Sobol(len(paths), scramble=False)
-    sequence.fast_forward(turn.number + turn.tries * _TRIES_APART)
+    index = turn.number + turn.tries * _TRIES_APART
+    if index:
+        sequence.fast_forward(index)
     with warnings.catch_warnings():
         # Balance is about whole powers of two; a search ends where its budget does.
         warnings.simplefilter("ignore", UserWarning)

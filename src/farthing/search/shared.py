@@ -24,6 +24,10 @@ from farthing.search.sampling import distribution
 from farthing.search.space import Drawn
 
 _RECORD = "record"
+_GATE = 0xFA47
+"""key of the lock that is held while the tables are made"""
+_PATIENCE = 10
+"""seconds to wait for a connection"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Shared:
     """
 
     def __init__(self, url: str, name: str, folder: Folder, *, heartbeat_seconds: int) -> None:
+        _address(url)
         self._where = shown(url)
         self._folder = folder
         self._ours: dict[str, Any] = {}
@@ -81,11 +86,7 @@ class Shared:
     def next_number(self) -> int:
         """The number of a new Optuna trial, which is alive from now on."""
         with self._answering():
-            while True:
-                trial = self._study.ask()
-                self._storage.record_heartbeat(trial._trial_id)
-                if not self._folder.taken(trial.number):
-                    break
+            while self._folder.taken((trial := self._new()).number):
                 self._withdraw(trial)
         with self._guard:
             self._taken[trial.number] = trial
@@ -139,8 +140,7 @@ class Shared:
     def take_over(self, record: Record) -> Record | None:
         """Begin its next attempt."""
         with self._answering():
-            trial = self._study.ask()
-            self._storage.record_heartbeat(trial._trial_id)
+            trial = self._new()
         taken = replace(record, attempt=record.attempt + 1, worker=this_worker())
         with self._guard:
             self._ours[record.id] = trial
@@ -177,6 +177,12 @@ class Shared:
         with suppress(Exception):
             self._storage.remove_session()
             self._storage.engine.dispose()
+
+    def _new(self) -> Any:
+        """An Optuna trial, alive from now on; whatever dies before its first heartbeat has no record, so it is nothing."""
+        made = self._storage.create_new_trial(self._study._study_id)
+        self._storage.record_heartbeat(made)
+        return self._storage.get_trial(made)
 
     def _entries(self) -> list[_Entry]:
         """The attempt that counts of each trial, in order."""
@@ -271,11 +277,12 @@ class Shared:
     def _answering(self) -> Iterator[None]:
         """What a database that does not answer is told as."""
         from optuna.exceptions import StorageInternalError
+        from psycopg import Error as PostgresError
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (StorageInternalError, SQLAlchemyError) as error:
+        except (StorageInternalError, SQLAlchemyError, PostgresError) as error:
             raise self._gone(error) from None
 
     def _gone(self, error: Exception) -> ResourceError:
@@ -290,21 +297,25 @@ def _opened(url: str, name: str, heartbeat_seconds: int) -> tuple[Any, Any]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(
-            _with_driver(url),
-            engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}},
-            heartbeat_interval=heartbeat_seconds,
-        )
-    study = optuna.create_study(
-        study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(), load_if_exists=True
-    )
+    address = _address(url)
+    import psycopg
+
+    # Workers that begin together would make the same tables together.
+    with psycopg.connect(f"postgresql://{address}", connect_timeout=_PATIENCE, autocommit=True) as gate:
+        gate.execute("SELECT pg_advisory_lock(%s)", (_GATE,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(
+                f"postgresql+psycopg://{address}",
+                engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": _PATIENCE}},
+                heartbeat_interval=heartbeat_seconds,
+            )
+        study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
     return storage, study
 
 
-def _with_driver(url: str) -> str:
-    """The URL with psycopg as its driver.
+def _address(url: str) -> str:
+    """What comes after postgresql:// or whatever driver was named.
 
     Raises:
         UserError: it is of another database, or psycopg is missing.
@@ -313,7 +324,7 @@ def _with_driver(url: str) -> str:
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise UserError(f"--storage {shown(url)}: workers on many machines need postgresql://USER@HOST/DATABASE")
     need("psycopg", extra="postgres", why="--storage")
-    return f"postgresql+psycopg://{rest}"
+    return rest
 
 
 def shown(url: str) -> str:

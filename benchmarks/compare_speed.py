@@ -1,6 +1,6 @@
 """How long `farthing compare` takes over 200 finished runs of 2,000 steps each; the target is 3 s.
 
-python benchmarks/compare.py           (about two minutes, most of it for writing the runs)
+python benchmarks/compare_speed.py           (about two minutes, most of it for writing the runs)
 
 One run of the default recipe is trained for a moment; its folder is copied, with other seeds, settings and scores, and
 with events of 2,000 steps. No cache of the file system is emptied: the first of the five readings is the coldest.

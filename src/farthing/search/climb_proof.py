@@ -1,0 +1,114 @@
+"""The end of a climb: its final recipe over fresh seeds, against the base, without each change, and on the test text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from farthing.compare.statistics import compare, compare_all, summarise
+from farthing.errors import UserError
+from farthing.search.climb_asked import FRESH, Asked
+from farthing.search.climb_record import ClimbFolder, Standing
+from farthing.search.climb_runs import Arm, Arms, BudgetSpent, Refused
+from farthing.storage import read_json
+
+
+class Proof:
+    """Confirms what a climb has come to.
+
+    Args:
+        asked: what was asked.
+        folder: where everything is kept.
+        standing: where the climb stands; what is found is added to it.
+        arms: trains and scores.
+        say: takes a line for a person.
+        device: auto, cpu, cuda or mps.
+    """
+
+    def __init__(
+        self, asked: Asked, folder: ClimbFolder, standing: Standing, arms: Arms, say: Callable[[str], None], device: str
+    ) -> None:
+        self._asked, self._folder, self._standing = asked, folder, standing
+        self._arms, self._say, self._device = arms, say, device
+
+    def carry_out(self) -> None:
+        """The final recipe over fresh seeds: against the base, without each of its changes, and on the test text."""
+        proof, standing = self._asked.climb.confirm, self._standing
+        if not proof.seeds or not standing.kept:
+            return
+        seeds = [FRESH + index for index in range(proof.seeds)]
+        final, base = self._arms.arm(standing.kept), self._arms.arm(())
+        try:
+            if standing.confirmation is None:
+                self._say(f"confirming {final.name} against the base over {proof.seeds} fresh seeds")
+                standing.confirmation = self._confirmed(final, base, seeds)
+                self._folder.write(standing)
+            if proof.ablation and not standing.ablation and len(standing.kept) > 1:
+                standing.ablation = self._ablated(final, seeds)
+                self._folder.write(standing)
+        except BudgetSpent as spent:
+            standing.ended = f"{standing.ended}; {spent}"
+            self._folder.write(standing)
+            return
+        if standing.held_out is None:
+            standing.held_out = self._held_out(final, base, seeds)
+            self._folder.write(standing)
+
+    def _confirmed(self, final: Arm, base: Arm, seeds: Sequence[int]) -> dict[str, Any]:
+        self._arms.train(base, seeds)
+        self._arms.train(final, seeds)
+        scores = self._arms.scores(final, seeds), self._arms.scores(base, seeds)
+        verdict = compare(*scores, level=self._asked.climb.judge.level)
+        return {
+            "seeds": list(seeds),
+            "final": summarise(scores[0]).as_dict(),
+            "base": summarise(scores[1]).as_dict(),
+            "verdict": verdict.as_dict(),
+        }
+
+    def _ablated(self, final: Arm, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """The final recipe without each kept change; verdicts are corrected for their number (Holm)."""
+        without: dict[str, Arm] = {}
+        refused: dict[str, str] = {}
+        for name in final.kept:
+            self._say(f"without {name}")
+            try:
+                arm = self._arms.arm([one for one in final.kept if one != name], called=f"without {name}")
+                self._arms.train(arm, seeds)
+                without[name] = arm
+            except (Refused, UserError) as error:
+                refused[name] = str(error)
+        arms = {name: self._arms.scores(arm, seeds) for name, arm in without.items()}
+        verdicts = compare_all(arms, self._arms.scores(final, seeds), level=self._asked.climb.judge.level)
+        found: list[dict[str, Any]] = []
+        for name in final.kept:
+            if name in refused:
+                found.append({"change": name, "refused": refused[name]})
+                continue
+            told = {"worse": "needed", "better": "in the way", "cannot tell": "cannot tell"}[verdicts[name].verdict]
+            summary = summarise(arms[name]).as_dict()
+            found.append({"change": name, "told": told, "without": summary, "verdict": verdicts[name].as_dict()})
+        return found
+
+    def _held_out(self, final: Arm, base: Arm, seeds: Sequence[int]) -> dict[str, Any] | None:
+        """Scores on the part of the text that nothing before has looked at; taken once."""
+        found: dict[str, Any] = {}
+        for role, arm in (("final", final), ("base", base)):
+            values: dict[int, float | None] = {}
+            for seed in seeds:
+                run = self._folder.run(arm.name, seed)
+                if not run.result.is_file():
+                    continue
+                if not run.held_out.is_file():
+                    words = ["eval", str(run.path), "--split", "test", "--device", self._device, "--json", "--quiet"]
+                    subprocess.run(
+                        [sys.executable, "-m", "farthing", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
+                    )  # fmt: skip
+                if run.held_out.is_file():
+                    values[seed] = read_json(run.held_out)["test"]["bits_per_byte"]
+            if not values:
+                return None
+            found[role] = summarise(values).as_dict()
+        return found

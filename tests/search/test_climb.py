@@ -1,0 +1,252 @@
+"""A climb keeps what is better beyond noise, and survives whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.small import Command
+from farthing import config, errors
+from farthing.recipe import Recipe
+from farthing.search.climb_asked import Judge, find_climb, read, shipped_climbs
+from farthing.search.climb_record import ClimbFolder, Decision, Standing
+
+LINES = [f"the {animal} number {n} went to the {place}" for n in range(40) for animal in ("cat", "dog", "owl", "fox")
+         for place in ("hill", "sea", "lake")]  # fmt: skip
+RECIPE = """
+[data]
+kind = "text"
+path = "titles.txt"
+documents = "line"
+test = 0.1
+[tokenizer]
+kind = "byte"
+[model]
+n_layer = 1
+n_head = 2
+d_model = 16
+context_length = 32
+[optimizer]
+kind = "adamw"
+lr = 1e-4
+[budget]
+steps = 30
+[train]
+batch_size = 4
+threads = 1
+precision = "fp32"
+compile = "off"
+[evaluate]
+every = "end"
+references = false
+[sample]
+tokens = 4
+"""
+CLIMB = """
+recipe = "small.toml"
+[judge]
+looks = [2]
+[limits]
+max_parameters = 100_000
+[confirm]
+seeds = 2
+[[step]]
+name = "higher rate"
+reason = "1e-4 hardly moves"
+changes = { optimizer.lr = 1e-2 }
+[[step]]
+name = "too large"
+changes = { model.d_model = 512 }
+[[step]]
+name = "tiny rate"
+changes = { optimizer.lr = 1e-6 }
+[[step]]
+name = "the same"
+changes = { model.n_layer = 1 }
+"""
+
+
+@pytest.fixture
+def farthing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setenv("COLUMNS", "200")
+    return Command(capsys)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "titles.txt").write_text("\n".join(LINES) + "\n", "utf-8")
+    (tmp_path / "small.toml").write_text(RECIPE, "utf-8")
+    (tmp_path / "climb.toml").write_text(CLIMB, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_names(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/recipe.toml"))
+
+
+@pytest.mark.slow
+def test_a_climb_keeps_rolls_back_refuses_and_confirms(bench: Path, farthing: Command) -> None:
+    told = farthing("climb", "climb.toml", "--json")
+    assert told.code == 0, told
+    found = json.loads(told.out.splitlines()[-1])
+    assert [one["name"] for one in found["kept"]] == ["higher rate"]
+    assert [one["name"] for one in found["rolled_back"]] == ["tiny rate"]
+    assert {one["name"]: one["reason"] for one in found["refused"]} == {
+        "too large": "3.279e+06 parameters, over limits.max_parameters=100000",
+        "the same": "changes nothing in the best so far",
+    }
+    assert found["verdict"]["verdict"] == "better" and found["verdict"]["n"] == 2
+    assert found["held_out"]["final"]["mean"] < found["held_out"]["base"]["mean"]
+    folder = bench / "runs" / "climb"
+    arms = {"base": (1, 2, 20001, 20002), "higher-rate": (1, 2, 20001, 20002), "tiny-rate": (1, 2)}
+    names = [f"{arm}-seed{seed}" for arm, seeds in arms.items() for seed in seeds]
+    assert run_names(folder) == sorted(names), "nothing was trained twice, and nothing that was refused"
+    final = config.load(Recipe, str(folder / "final.toml"))
+    assert final.optimizer.lr == 1e-2 and final.model.d_model == 16
+    seen_before = (folder / "base-seed1" / "result.json").stat().st_mtime_ns
+    again = farthing("climb", "climb.toml", "--json")
+    assert json.loads(again.out.splitlines()[-1]) == found
+    assert (folder / "base-seed1" / "result.json").stat().st_mtime_ns == seen_before
+    shown = farthing("climb", "--status", "runs/climb")
+    assert "kept:        higher rate" in shown.out and "fresh seeds" in shown.out
+    (bench / "climb.toml").write_text(CLIMB.replace("looks = [2]", "looks = [2, 3]"), "utf-8")
+    other = farthing("climb", "climb.toml")
+    assert other.code == 2 and "holds another climb" in other.err
+
+
+@pytest.mark.slow
+def test_F26_a_climb_that_is_killed_again_and_again_ends_as_if_it_had_not_been(bench: Path, farthing: Command) -> None:
+    words = [sys.executable, "-m", "farthing", "climb", "climb.toml", "--name", "cut", "climb.confirm.seeds=0"]
+    whole = farthing("climb", "climb.toml", "--name", "whole", "climb.confirm.seeds=0", "--json")
+    for seconds in (1.5, 6.0, 9.0):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+    cut = farthing("climb", "climb.toml", "--name", "cut", "climb.confirm.seeds=0", "--json")
+    assert cut.code == whole.code == 0, cut
+    ends: list[Any] = [json.loads(one.out.splitlines()[-1]) for one in (whole, cut)]
+    for end in ends:
+        for key in ("folder", "final"):
+            end.pop(key)
+    assert ends[0] == ends[1]
+    assert run_names(bench / "runs" / "whole") == run_names(bench / "runs" / "cut")
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_the_same_command_goes_on(bench: Path) -> None:
+    words = [sys.executable, "-m", "farthing", "climb", "climb.toml", "--name", "stopped", "budget.steps=100000"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    events = bench / "runs" / "stopped" / "base-seed1" / "events.jsonl"
+    for _ in range(1200):
+        if events.exists() and '"step"' in events.read_text("utf-8"):
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75 and "the same command goes on" in error.splitlines()[-1]
+    saved = list((bench / "runs" / "stopped" / "base-seed1" / "checkpoints").glob("step-*"))
+    assert saved
+
+
+@pytest.mark.slow
+def test_a_free_climb_keeps_the_best_of_each_round(bench: Path, farthing: Command) -> None:
+    steps = CLIMB.partition("[[step]]")[0].replace("seeds = 2", "seeds = 0")
+    steps = steps.replace('recipe = "small.toml"', 'recipe = "small.toml"\norder = "free"')
+    for name, rate in (("some", 4e-3), ("more", 1e-2)):
+        steps += f'[[step]]\nname = "{name}"\nchanges = {{ optimizer.lr = {rate} }}\n'
+    (bench / "free.toml").write_text(steps, "utf-8")
+    told = farthing("climb", "free.toml", "--json")
+    found = json.loads(told.out.splitlines()[-1])
+    assert [one["name"] for one in found["kept"]] == ["more"], "the better of two that are better than the base"
+    assert [(one["name"], one["round"]) for one in found["rolled_back"]] == [("some", 2)]
+    assert found["runs"] == 6, "the second round found its runs in the first"
+
+
+# --- without training
+
+
+@pytest.mark.parametrize("name", shipped_climbs())
+def test_shipped_climbs_are_sound(name: str) -> None:
+    asked = read(name, Recipe)
+    for step in asked.climb.step:
+        assert step.reason
+    everything: list[str] = []
+    for step in asked.climb.step:
+        # Each on top of all before it, or at least alone.
+        try:
+            asked.recipe([*everything, step.name])
+            everything.append(step.name)
+        except errors.UserError:
+            asked.recipe([step.name])
+    assert len(everything) >= len(asked.climb.step) - 2
+
+
+def test_the_four_climbs_are_shipped() -> None:
+    assert {"study-a", "study-c", "study-e", "titles"} <= set(shipped_climbs())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("optimizer.lr = 1e-2", "optimizer.rate = 1e-2", "step 'higher rate': optimizer.rate: no such setting"),
+        ("model.d_model = 512", "model.d_model = 511", "step 'too large': "),
+        ("looks = [2]", "looks = [3, 2]", "the numbers of seeds must rise"),
+        ('name = "too large"', 'name = "higher rate"', "is the name of two changes"),
+        ("changes = { model.n_layer = 1 }", "changes = { seed = 3 }", "seed is no change"),
+        ("changes = { model.n_layer = 1 }", "changes = {}", "changes"),
+        ('recipe = "small.toml"', 'recipe = "smal.toml"', "smal.toml"),
+        ("seeds = 2", "seeds = -2", "seeds"),
+        ("[judge]", "[jugde]", "jugde"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    old: str, new: str, told: str, bench: Path, farthing: Command
+) -> None:
+    assert old in CLIMB
+    (bench / "climb.toml").write_text(CLIMB.replace(old, new), "utf-8")
+    answer = farthing("climb", "climb.toml")
+    assert answer.code == 2 and told in answer.err and answer.err.count("\n") == 1, answer
+    assert not (bench / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["climb"], ["climb", "nowhere"], ["climb", "climb.toml", "--workers", "0"], ["climb", "--status", "."]]
+)
+def test_what_is_asked_must_be_there(words: list[str], bench: Path, farthing: Command) -> None:
+    answer = farthing(*words)
+    assert answer.code == 2 and answer.err.count("\n") == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(bench: Path, farthing: Command) -> None:
+    (bench / "runs" / "climb").mkdir(parents=True)
+    (bench / "runs" / "climb" / "notes.txt").write_text("mine", "utf-8")
+    answer = farthing("climb", "climb.toml")
+    assert answer.code == 2 and "is no climb" in answer.err
+    assert [path.name for path in (bench / "runs" / "climb").iterdir()] == ["notes.txt"]
+
+
+def test_where_a_climb_stands_reads_back(tmp_path: Path) -> None:
+    folder = ClimbFolder(tmp_path)
+    decision = Decision("a", "kept", "p = 0.01", "a", "base", 3, -0.1, -0.2, -0.05, 0.01, 1.5, 0.01, 2)
+    standing = Standing([decision], {"f": "a"}, "over", {"final": {}}, [{"change": "a"}], {"final": {}})
+    folder.write(standing)
+    assert folder.read() == standing and standing.kept == ["a"]
+    for damage in ("{", '{"version": 99}', '{"version": 1, "decisions": [{}]}', "[]"):
+        folder.standing.write_text(damage, "utf-8")
+        with pytest.raises(errors.UserError):
+            folder.read()
+
+
+def test_defaults_look_more_than_once() -> None:
+    assert len(Judge().looks) > 1 and find_climb("study-a").is_file()
