@@ -33,6 +33,7 @@ DOCUMENTS = [
     "docs/tasks.md",
     "docs/harness.md",
     "docs/import.md",
+    "docs/search.md",
     "docs/serving.md",
     "docs/publishing.md",
     "docs/tour.md",

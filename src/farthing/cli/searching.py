@@ -99,8 +99,6 @@ def _carry_out(asked: Asked, path: Path, storage: str | None, workers: int, devi
     from farthing.search.study import Files
 
     folder = Folder(path)
-    if path.exists() and not folder.asked.is_file():
-        raise UserError(f"{path}: is there already and is no search; choose another --name")
     folder.make(config.to_toml(asked.search))
     screen = Screen(asked, quiet=quiet)
 
@@ -250,9 +248,9 @@ def _status(path: Path, *, as_json: bool) -> None:
         told = [
             {"trial": one.id, "state": one.state, "score": one.score, "parameters": one.parameters} for one in records
         ]
-        say_json({**counts(records), "folder": str(path), "each": told})
+        say_json({**counts(records, folder.refused()), "folder": str(path), "each": told})
         return
-    done = counts(records)
+    done = counts(records, folder.refused())
     write(f"{done['trials']} trials: {done['complete']} complete, {done['running']} running or stopped, "
           f"{done['pruned']} pruned, {done['failed']} failed; {done['refused']} candidates refused")  # fmt: skip
     if rows:

@@ -1,0 +1,101 @@
+"""What is told of a search: trends that are there, none that are not, and a winner that fresh seeds have chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from farthing.search.findings import LEVEL, confirmation, counts, importance, trends
+from farthing.search.record import Record, Refused
+from farthing.search.space import Drawn, Options, Range
+from search.small import record, search_of
+
+
+def points(count: int, *, effect: float, seed: int = 0) -> list[tuple[dict[str, Any], float]]:
+    """Scores that fall with heads, differ by norm, and know nothing of dropout."""
+    chance = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        heads, norm = int(chance.choice([2, 4, 8])), str(chance.choice(["rmsnorm", "layernorm"]))
+        parameters = {"model.n_head": heads, "model.norm.kind": norm, "model.dropout": float(chance.random() / 2)}
+        score = 3 - effect * (heads / 8 + 0.6 * (norm == "rmsnorm")) + 0.1 * float(chance.normal())
+        found.append((parameters, score))
+    return found
+
+
+def test_trends_in_words_and_numbers() -> None:
+    found = {one["path"]: one for one in trends(points(40, effect=1.0))}
+    heads, norm, dropout = (found[path] for path in ("model.n_head", "model.norm.kind", "model.dropout"))
+    assert heads["words"].startswith("more model.n_head helps (Spearman -")
+    assert "lowest mean at 8 (" in heads["words"] and "n = 40" in heads["words"]
+    assert norm["words"].startswith("model.norm.kind matters (p = ") and norm["spearman"] is None
+    assert norm["values"][0]["value"] == "rmsnorm"
+    assert dropout["words"].startswith("model.dropout: no clear trend")
+    assert sum(value["n"] for value in heads["values"]) == 40
+
+
+def test_trends_where_there_are_none_are_as_rare_as_said() -> None:
+    alarms = sum(
+        any(one["p_corrected"] <= LEVEL for one in trends(points(24, effect=0.0, seed=seed))) for seed in range(200)
+    )
+    # 200 null searches at 5 %: 10 expected; above 20 has a chance below 0.2 %.
+    assert alarms <= 20
+
+
+def test_too_little_tells_nothing() -> None:
+    assert trends(points(3, effect=1.0)) == []
+    assert trends([({"a": 1}, 2.0)] * 9) == []
+    assert importance([], []) == {}
+
+
+def test_importance_finds_what_matters() -> None:
+    rows = points(60, effect=1.0)
+    domains: dict[str, Range | Options] = {
+        "model.n_head": Options((2, 4, 8)),
+        "model.norm.kind": Options(("rmsnorm", "layernorm")),
+        "model.dropout": Range(0.0, 0.5),
+    }
+    drawn = [[Drawn(path, path, domains[path], value) for path, value in row.items()] for row, _ in rows]
+    found = importance(drawn, [score for _, score in rows])
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert min(found, key=lambda path: found[path]) == "model.dropout"
+    # A parameter that only some trials have is left out, one whose choices depended on others is not.
+    drawn[0] = drawn[0][:2]
+    drawn[1][0] = Drawn("model.n_head of 2, 4", "model.n_head", Options((2, 4)), 2)
+    assert importance(drawn, [score for _, score in rows]).keys() == {"model.n_head", "model.norm.kind"}
+
+
+def confirming(of: str, scores: list[float | None]) -> list[Record]:
+    return [
+        record(100 + index, score, role="confirmation", of=of, seeds=[10_001 + index], id=f"confirm-{of}-{index}")
+        for index, score in enumerate(scores)
+    ]
+
+
+def test_confirmation_holds_the_best_against_the_base_seed_by_seed() -> None:
+    search = search_of(confirm={"top": 2, "seeds": 3})
+    trials = [record(0, 2.0), record(1, 2.1)]
+    runs = [
+        *confirming("trial-00000", [2.30, 2.41, 2.52]),
+        *confirming("trial-00001", [2.10, 2.21, None]),
+        *confirming("base", [2.60, 2.70, 2.80]),
+    ]
+    found = confirmation(search, [*trials, *runs], trials)
+    assert found is not None
+    assert found["arms"]["trial-00000"]["mean"] == pytest.approx(2.41)
+    assert found["arms"]["trial-00001"]["failed"] == 1
+    verdict = found["verdicts"]["trial-00000"]
+    assert verdict["verdict"] == "better" and verdict["method"] == "paired t" and verdict["n"] == 3
+    assert found["verdicts"]["trial-00001"]["verdict"] == "cannot tell", "an arm with a failed run never wins"
+    assert confirmation(search, trials, trials) is None
+
+
+def test_counts_tell_refused_candidates_from_trials() -> None:
+    no = [Refused(parameters={}, reason="too large")] * 3
+    found = counts([
+        record(0, 2.0, refused=no), record(1, 2.2, state="pruned"), record(2, None), record(3, None, state="refused"),
+        record(4, None, state="running"), record(5, 2.0, role="confirmation"),
+    ])  # fmt: skip
+    assert found == {"trials": 4, "complete": 1, "running": 1, "refused": 4, "failed": 1, "pruned": 1}
