@@ -130,6 +130,12 @@ def test_what_the_speed_depends_on_is_measured_anew(machine: Machine, change: st
     assert other.races > 0
 
 
+def test_another_share_of_dropout_is_no_other_speed_but_any_dropout_is(machine: Machine) -> None:
+    chosen(recipe("model.dropout=0.1"), machine, Bench())
+    assert chosen(recipe("model.dropout=0.3"), machine, Bench()).trial.remembered
+    assert not chosen(recipe("model.dropout=0.0"), machine, Bench()).trial.remembered
+
+
 def test_another_machine_or_vocabulary_is_measured_anew(machine: Machine) -> None:
     made, start = recipe(), settle(recipe(), machine, COUNTS)
     files = {

@@ -29,16 +29,19 @@ _FORMAT = 1
 def file_of(recipe: Recipe, machine: Machine, counts: Counts, start: Settings) -> Path:
     """Where the choice for such a run on such a machine is kept.
 
-    The name is a digest of all that the fastest settings depend on. Rates, schedule and seed are not of it, so that
-    the runs of a search share one choice. `start` is: memory that has run short leads to another beginning.
+    The name is a digest of all that the fastest settings depend on. Rates, schedule, seed and the share of dropout are
+    not of it, so that the runs of a search share one choice. `start` is: memory that has run short leads to another
+    beginning.
     """
     train, objective = recipe.train, recipe.objective
+    # Whether anything is dropped costs time; how much does not, and a search tries many shares.
+    model = recipe.model.model_copy(update={"dropout": 0.5 if recipe.model.dropout else 0.0})
     facts = {
         "format": [_FORMAT, __version__],
         "machine": [machine.device, machine.device_name, machine.cpu, *machine.instruction_sets],
         "cores": [machine.physical_cores, machine.logical_cores, machine.cpu_limit],
         "torch": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
-        "model": config.fingerprint(recipe.model),
+        "model": config.fingerprint(model),
         "vocab_size": counts.vocab_size,
         "optimizer": [recipe.optimizer.kind, recipe.optimizer.sharpness.kind],
         "objective": [objective.r_drop > 0, objective.z_loss > 0, objective.label_smoothing > 0],
