@@ -17,6 +17,10 @@ from architecture.source import ROOT, dotted, modules
 from farthing import __version__, config
 
 
+IMPORTED_AS = {"vl_convert_python": "vl_convert"}
+"""packages whose modules have another name"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
@@ -31,6 +35,7 @@ def test_the_wheel_holds_the_recipes_and_the_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"farthing/recipes/{name}.toml" for name in config.shipped_recipes()} <= names
     assert {"farthing/py.typed", "farthing/export/card.md.jinja"} <= names
+    assert {f"farthing/report/{name}" for name in ("page.html.jinja", "page.md.jinja", "style.css")} <= names
     assert {f"farthing/evals/harness_tasks/{name}" for name in ("hellaswag.yaml", "local.py")} <= names
     assert not [name for name in names if not name.startswith(("farthing/", f"farthing-{__version__}.dist-info/"))]
 
@@ -92,6 +97,7 @@ def test_every_import_is_declared() -> None:
         *(r for extra in project["optional-dependencies"].values() for r in extra),
     ]
     declared = {re.split(r"[^\w.-]", requirement)[0].replace("-", "_") for requirement in requirements}
+    declared = {IMPORTED_AS.get(name, name) for name in declared}
     undeclared = {
         f"{module.where(one.line)} imports {one.module}"
         for module in modules()

@@ -24,7 +24,7 @@ from farthing.errors import UserError
 from farthing.export import huggingface
 from farthing.export.card import SECTIONS, Stated, front_matter, write_card
 from farthing.export.leaks import Private, leaks
-from farthing.export.markdown import block, code, escape
+from farthing.sinks.markdown import block, code, escape
 from farthing.export.provenance import Provenance, TaskScore, provenance
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir

@@ -16,7 +16,7 @@ from farthing.config import Change
 from farthing.errors import UserError, nearest
 from farthing.export.leaks import Private, redact
 from farthing.export.licenses import LICENSES
-from farthing.export.markdown import clean, fill
+from farthing.sinks.markdown import clean, fill
 from farthing.export.provenance import PATHS, Provenance, TaskScore, exported_class, file_name, published, redacted
 from farthing.sinks.legible import money
 from farthing.storage import write_text
