@@ -37,6 +37,7 @@ DOCUMENTS = [
     "docs/search.md",
     "docs/serving.md",
     "docs/publishing.md",
+    "docs/report.md",
     "docs/tour.md",
     "docs/yardstick.md",
 ]

@@ -71,14 +71,14 @@ def _of_arm(material: Material, arm: Arm) -> Iterator[Diagnosis]:
         if 2 * len(several) < of and ailment != "diverged":
             continue
         _, finding, path = several[0]
-        yield Diagnosis(arm.name, finding, len(several), of, _commands(finding, path))
+        yield Diagnosis(arm.name, finding, len(several), of, _commands(material, finding, path))
 
 
-def _commands(finding: Finding, run: Path) -> list[str]:
+def _commands(material: Material, finding: Finding, run: Path) -> list[str]:
     if not finding.changes:
         return []
     changes = [f"{path}={_value(value)}" for path, value in finding.changes.items()]
-    return [_train(run, *changes)]
+    return [_train(material, run, *changes)]
 
 
 def _between(material: Material) -> Iterator[Diagnosis]:
@@ -94,20 +94,20 @@ def _between(material: Material) -> Iterator[Diagnosis]:
         commands = []
         if finding.seeds:
             for arm in (compared.baseline.arm, one.arm):
-                commands.append(_more_seeds(arm, finding.seeds))
+                commands.append(_more_seeds(material, arm, finding.seeds))
         n = len(one.arm.runs)
         yield Diagnosis(one.arm.name, finding, n, n, commands)
 
 
-def _more_seeds(arm: Arm, more: int) -> str:
+def _more_seeds(material: Material, arm: Arm, more: int) -> str:
     taken = {run.seed for run in arm.runs}
     fresh = [seed for seed in range(1, len(taken) + more + 1) if seed not in taken][:more]
     shown = ",".join(map(str, fresh)) if len(fresh) <= 20 else f"{fresh[0]},...,{fresh[-1]}"
-    return _train(arm.runs[0].path, "--seeds", shown, "--name", arm.name)
+    return _train(material, arm.runs[0].path, "--seeds", shown, "--name", arm.name)
 
 
-def _train(run: Path, *words: str) -> str:
-    where = [] if run.parent == _USUAL else ["--runs", str(run.parent)]
+def _train(material: Material, run: Path, *words: str) -> str:
+    where = [] if material.beside == _USUAL else ["--runs", str(material.beside)]
     return shlex.join(["farthing", "train", str(RunDir(run).recipe), *words, *where])
 
 

@@ -21,12 +21,12 @@ from farthing.report.figures import (
     PALETTE,
     PREFIXED,
     REST,
+    Canvas,
     Figure,
     Row,
-    chart_of,
     distinct,
     points,
-    render,
+    short,
     window,
 )
 
@@ -61,7 +61,7 @@ def loss_figure(arms: Mapping[str, Sequence[Story]], *, points_a_run: int) -> Fi
     )
 
 
-def score_figure(arms: Mapping[str, Sequence[Story]], *, by: str, level: float) -> Figure | None:
+def score_figure(arms: Mapping[str, Sequence[Story]], *, by: str, level: float, points_a_run: int) -> Figure | None:
     """Validation score of all runs against tokens and seconds, with the interval of each arm's mean."""
     curves = {name: [story.curves.score for story in several] for name, several in arms.items()}
     if not any(len(curve.value_P) > 1 for several in curves.values() for curve in several):
@@ -70,9 +70,8 @@ def score_figure(arms: Mapping[str, Sequence[Story]], *, by: str, level: float) 
         curves,
         name="score",
         title=f"validation, {UNITS[by]}",
-        caption=f"Validation score on the way; lower is better. {{how}} Shaded: the {1 - level:.0%} t interval of an arm's "
-        "mean, where it has three runs or more.",
-        most=200,
+        caption="Validation score on the way; lower is better. {how}",
+        most=points_a_run,
         banded=True,
         level=level,
     )
@@ -91,6 +90,7 @@ def _two_axes(
     """Curves against tokens and against seconds, side by side."""
     import altair as alt
 
+    canvas = Canvas()
     curves = {arm: [one for one in several if np.isfinite(one.value_P).any()] for arm, several in curves.items()}
     curves = {arm: several for arm, several in curves.items() if several}
     span = window([one.value_P for several in curves.values() for one in several])
@@ -100,28 +100,32 @@ def _two_axes(
     paint = _scale([shown[arm] for arm in curves])
     several_runs = any(len(several) > 1 for several in curves.values())
     panels: list[Any] = []
+    shaded = False
     for axis, label in _AXES.items():
         lines, means, bands = _rows(curves, shown, axis, span, most=most, level=level if banded else None)
         x = alt.X("x:Q", title=label, axis=alt.Axis(labelExpr=PREFIXED if axis == "tokens" else alt.Undefined))
         y = alt.Y("y:Q", title=title if axis == "tokens" else None, scale=alt.Scale(domain=span, zero=False))
-        base = chart_of(lines).mark_line(
+        base = canvas.chart(lines).mark_line(
             clip=True, strokeWidth=1 if several_runs else 2, opacity=0.4 if several_runs else 1
         )
         layers = [base.encode(x=x, y=y, color=paint, detail="run:N")]
         if several_runs:
-            thick = chart_of(means).mark_line(clip=True, strokeWidth=2.4)
+            thick = canvas.chart(means).mark_line(clip=True, strokeWidth=2.4)
             layers.append(thick.encode(x=x, y=y, color=paint, detail="arm:N"))
+        shaded = shaded or bool(bands)
         if bands:
-            area = chart_of(bands).mark_area(clip=True, opacity=0.16)
+            area = canvas.chart(bands).mark_area(clip=True, opacity=0.16)
             layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=paint, detail="arm:N"))
         panels.append(alt.layer(*layers).properties(width=330, height=240))
     how = "A thin line a run, a thick one the mean of an arm's runs." if several_runs else "A line a run."
     if len(curves) > _MOST:
         how += f" The first {_MOST} arms have a colour, the others are grey."
+    if shaded:
+        how += f" Shaded: the {1 - level:.0%} t interval of an arm's mean, where it has three runs or more."
     above = [shown[arm] for arm, several in curves.items() if not any(_inside(one, span) for one in several)]
     if above:
         how += f" Above the frame, and so not seen: {', '.join(above)}."
-    return render(alt.hconcat(*panels), name, caption.format(how=how))
+    return canvas.render(alt.hconcat(*panels), name, caption.format(how=how))
 
 
 def _inside(curve: Curve, span: tuple[float, float]) -> bool:
@@ -161,13 +165,17 @@ def _rows(
     lines: list[Row] = []
     means: list[Row] = []
     bands: list[Row] = []
+    coloured = set(list(shown.values())[:_MOST])
     for arm, several in curves.items():
         # A reading is a point; of the training loss, which is taken at each step, stretches are averaged.
         several = several if level is not None else [_thinned(one, min(most, _STRETCHES)) for one in several]
         for number, one in enumerate(several):
-            lines += points(x=one.axes[axis], y=one.value_P, arm=shown[arm], run=f"{shown[arm]} {number}")
+            keep = np.unique(np.linspace(0, len(one.value_P) - 1, most).round().astype(int))
+            lines += points(x=one.axes[axis][keep], y=one.value_P[keep], arm=shown[arm], run=f"{shown[arm]} {number}")
         if (mean := band(several, points=most, level=level or 0.05)) is None:
             continue
+        if shown[arm] not in coloured:
+            continue  # thin lines are enough of arms that share a colour
         means += points(x=mean.axes[axis], y=mean.mean_P, arm=shown[arm])
         # Where the mean is above the frame, an interval that reaches down into it would say nothing.
         seen = mean.mean_P <= span[1]
@@ -180,6 +188,7 @@ def final_figure(compared: Comparison) -> Figure | None:
     """The final score of every run, and of every arm the mean with its interval; best arm first."""
     import altair as alt
 
+    canvas = Canvas()
     arms = [one for one in compared.arms if one.summary.mean is not None]
     if len(arms) < 2 and all(one.summary.n < 2 for one in arms):
         return None
@@ -210,17 +219,20 @@ def final_figure(compared: Comparison) -> Figure | None:
     )
     whiskers = [one for one in middle if one["low"] is not None]
     layers = [
-        chart_of(whiskers).mark_rule(strokeWidth=2, clip=True).encode(y=y, x=alt.X("low:Q"), x2="high:Q", color=paint),
-        chart_of(runs).mark_circle(size=34, opacity=0.55, clip=True).encode(y=y, x=x, color=paint),
-        chart_of(middle).mark_tick(thickness=3, size=16, clip=True).encode(y=y, x=x, color=paint),
+        canvas.chart(whiskers)
+        .mark_rule(strokeWidth=2, clip=True)
+        .encode(y=y, x=alt.X("low:Q"), x2="high:Q", color=paint),
+        canvas.chart(runs).mark_circle(size=34, opacity=0.55, clip=True).encode(y=y, x=x, color=paint),
+        canvas.chart(middle).mark_tick(thickness=3, size=16, clip=True).encode(y=y, x=x, color=paint),
     ]
     chart = alt.layer(*layers).properties(width=560, height=max(60, 22 * len(arms)))
     caption = (
         f"Where the runs ended: a dot a run, a bar the mean of an arm, a line its {1 - compared.level:.0%} t interval "
-        "(cut off where it is wider than the frame). The verdict is that of the test, which pairs runs by seed; it cannot "
-        "be read off these intervals."
+        "(cut off where it is wider than the frame)."
     )
-    return render(chart, "final", caption)
+    if len(arms) > 1:
+        caption += " The verdict is that of the test, which pairs runs by seed; it cannot be read off these intervals."
+    return canvas.render(chart, "final", caption)
 
 
 def _word(one: Compared) -> str:
@@ -240,6 +252,7 @@ def one_run_figure(story: Story) -> Figure | None:
     """Training and validation loss of one run, in one unit: what tells over-fitting."""
     import altair as alt
 
+    canvas = Canvas()
     course = story.course
     if len(course.loss_P) == 0:
         return None
@@ -253,24 +266,25 @@ def one_run_figure(story: Story) -> Figure | None:
     )
     x = alt.X("x:Q", title="training tokens", axis=alt.Axis(labelExpr=PREFIXED))
     y = alt.Y("y:Q", title="nats per token", scale=alt.Scale(domain=span, zero=False))
-    line = chart_of(rows).mark_line(clip=True, strokeWidth=1.8).encode(x=x, y=y, color=colour)
+    line = canvas.chart(rows).mark_line(clip=True, strokeWidth=1.8).encode(x=x, y=y, color=colour)
     dots = (
-        chart_of([row for row in rows if row["what"] == "validation"])
+        canvas.chart([row for row in rows if row["what"] == "validation"])
         .mark_circle(clip=True, size=26)
         .encode(x=x, y=y, color=colour)
     )
     chart = alt.layer(line, dots).properties(width=640, height=260)
     caption = (
-        "Training loss (averaged over stretches of steps, with dropout where the recipe has it) and validation loss, in the "
-        "same unit. Validation that turns upward while training falls is over-fitting."
+        f"Training loss (averaged over stretches of steps, with dropout where the recipe has it) and validation loss of "
+        f"{short(story.run.name)}, in the same unit. Validation that turns upward while training falls is over-fitting."
     )
-    return render(chart, "training-and-validation", caption)
+    return canvas.render(chart, "training-and-validation", caption)
 
 
 def rates_figure(rates: Rates) -> Figure | None:
     """Learning rate and gradient norm over the steps of one run."""
     import altair as alt
 
+    canvas = Canvas()
     if len(rates.steps_P) < 2:
         return None
     panels: list[Any] = []
@@ -281,9 +295,9 @@ def rates_figure(rates: Rates) -> Figure | None:
         wide = title != "learning rate" and bool((values_P[np.isfinite(values_P)] > 0).all())
         y = alt.Y("y:Q", title=title, scale=alt.Scale(type="log" if wide else "linear"), axis=alt.Axis(format="~g"))
         rows = points(x=rates.steps_P, y=values_P)
-        line = chart_of(rows).mark_line(strokeWidth=1.8, color=PALETTE[0])
+        line = canvas.chart(rows).mark_line(strokeWidth=1.8, color=PALETTE[0])
         panels.append(line.encode(x=x, y=y).properties(width=320, height=160))
-    return render(
+    return canvas.render(
         alt.hconcat(*panels), "rates", "Learning rate of the first group of parameters, and the median gradient norm."
     )
 
@@ -292,6 +306,7 @@ def scaling_figure(found: Fit) -> Figure:
     """Score against operations, a point a recipe, with the fitted law up to ten times further."""
     import altair as alt
 
+    canvas = Canvas()
     flops_P = np.geomspace(min(point.flops for point in found.points), 10 * found.largest, 40)
     intervals = [found.at_budget(float(flops)) for flops in flops_P]
     law = points(
@@ -305,11 +320,11 @@ def scaling_figure(found: Fit) -> Figure:
     )
     x = alt.X("flops:Q", title="training FLOPs", scale=alt.Scale(type="log"), axis=alt.Axis(format="~e"))
     y = alt.Y("loss:Q", title="validation, bits per byte", scale=alt.Scale(zero=False))
-    area = chart_of(law).mark_area(opacity=0.16, color=PALETTE[0]).encode(x=x, y="low:Q", y2="high:Q")
-    line = chart_of(law).mark_line(color=PALETTE[0]).encode(x=x, y=y)
-    dots = chart_of(runs).mark_circle(size=48, color=PALETTE[1]).encode(x=x, y=y)
+    area = canvas.chart(law).mark_area(opacity=0.16, color=PALETTE[0]).encode(x=x, y="low:Q", y2="high:Q")
+    line = canvas.chart(law).mark_line(color=PALETTE[0]).encode(x=x, y=y)
+    dots = canvas.chart(runs).mark_circle(size=48, color=PALETTE[1]).encode(x=x, y=y)
     caption = (
         "A dot a recipe; the line is what the fitted law says a budget buys, up to ten times the largest, with its bootstrap "
         "interval for one run."
     )
-    return render(alt.layer(area, line, dots).properties(width=560, height=260), "scaling", caption)
+    return canvas.render(alt.layer(area, line, dots).properties(width=560, height=260), "scaling", caption)

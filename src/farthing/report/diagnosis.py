@@ -73,8 +73,11 @@ def diagnose(course: Course) -> list[Finding]:
         return [broken]
     rules: tuple[Callable[[Course], Finding | None], ...] = (rate_too_high, over_fitting, data_limited)
     found = [one for rule in rules if (one := rule(course)) is not None]
-    # A run that over-fits would not gain by a longer one, whatever its training loss does.
-    if not any(one.ailment == "over-fitting" for one in found) and (one := still_descending(course)) is not None:
+    # Where the text is the limit, a longer run is not what helps, even if the loss still falls.
+    if (
+        not any(one.ailment in ("over-fitting", "data-limited") for one in found)
+        and (one := still_descending(course)) is not None
+    ):
         found.append(one)
     return found or [nothing(course)]
 
@@ -168,8 +171,8 @@ def data_limited(course: Course) -> Finding | None:
     value_E = course.validation_E[np.isfinite(course.validation_E)]
     if course.epochs < MANY_EPOCHS or len(value_E) == 0 or over_fitting(course) is not None:
         return None
-    training, validation = _loss_at(course, course.tokens_P[-1]), float(value_E[-1])
-    gap = (validation - training) / validation
+    training, validation = _loss_at(course, math.inf), float(value_E[-1])
+    gap = (validation - training) / validation if validation > 0 else math.nan
     if not gap > GAP:
         return None
     words = (

@@ -103,23 +103,31 @@ def window(values: Sequence[Floats], *, skip: float = 0.1) -> tuple[float, float
     return low - pad, high + pad
 
 
-def chart_of(rows: Sequence[Row]) -> altair.Chart:
-    """A chart of these rows, which go into it: nothing is fetched."""
-    import altair
+class Canvas:
+    """A figure in the making: its rows are kept apart from its charts, since Altair checks and copies what it is given."""
 
-    return altair.Chart(altair.InlineData(values=list(rows)))
+    def __init__(self) -> None:
+        self._datasets: dict[str, list[Row]] = {}
 
+    def chart(self, rows: Sequence[Row]) -> altair.Chart:
+        """A chart of these rows."""
+        import altair
 
-def render(chart: altair.TopLevelMixin, name: str, caption: str) -> Figure:
-    """A chart as a figure."""
-    import altair
-    import vl_convert
+        name = f"rows-{len(self._datasets)}"
+        self._datasets[name] = list(rows)
+        return altair.Chart(altair.NamedData(name=name))
 
-    spec = chart.to_dict(validate=False)
-    spec["config"] = {**_THEME, **spec.get("config", {})}
-    version = altair.SCHEMA_VERSION.rpartition(".")[0]
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=version, allowed_base_urls=[])
-    return Figure(name, own_ids(svg, name), caption)
+    def render(self, chart: altair.TopLevelMixin, name: str, caption: str) -> Figure:
+        """The chart as a figure."""
+        import altair
+        import vl_convert
+
+        spec = chart.to_dict(validate=False)
+        spec["config"] = _THEME
+        spec["datasets"] = self._datasets
+        version = altair.SCHEMA_VERSION.rpartition(".")[0]
+        svg = vl_convert.vegalite_to_svg(spec, vl_version=version, allowed_base_urls=[])
+        return Figure(name, own_ids(svg, name), caption)
 
 
 def own_ids(svg: str, name: str) -> str:
@@ -138,7 +146,7 @@ _THEME: dict[str, Any] = {
     "aria": False,
     "background": "transparent",
     "font": FONT,
-    "padding": 4,
+    "padding": 8,
     "view": {"stroke": "transparent", "continuousWidth": 340, "continuousHeight": 240},
     "axis": {
         "labelColor": INK,

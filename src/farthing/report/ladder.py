@@ -296,9 +296,12 @@ def headline(material: Material) -> Iterator[Block]:
         chosen = ", ".join(f"{path} = {wording.setting(value)}" for path, value in best["parameters"].items())
         again = best.get("confirmed_bits_per_byte")
         sure = "" if again is None else f"; {wording.fixed(again)} with fresh seeds"
-        yield Paragraph(
-            f"Best: {best['trial']}, {wording.fixed(best['bits_per_byte'])} bits per byte{sure}: {chosen}.", "good"
-        )
+        verdict = ((found.get("confirmation") or {}).get("verdicts") or {}).get(best["trial"])
+        if verdict is not None:
+            sure += f", {verdict['verdict']} against the base ({wording.signed(verdict['difference'])})"
+        tone = "flat" if verdict is None else wording.TONES[verdict["verdict"]]
+        score = wording.fixed(best["bits_per_byte"])
+        yield Paragraph(f"Best trial: {best['trial']}, {score} bits per byte{sure}. It has {chosen}.", tone)
     elif material.question.kind == "climb":
         kept = [one["name"] for one in found.get("decisions", []) if one["outcome"] == "kept"]
         tried = len(found.get("decisions", []))

@@ -113,14 +113,28 @@ class Material:
 
     @property
     def best(self) -> Arm:
-        """The arm with the lowest mean score; the first where none has one."""
-        return min(self.arms, key=lambda arm: math.inf if (mean := self.mean(arm)) is None else mean)
+        """The arm with the lowest mean score, of a search that of its best trial; the first where none has one."""
+        winner = (self.question.found.get("best") or {}).get("trial") if self.question.kind == "search" else None
+        for arm in self.arms:
+            if winner is not None and any(run.name.startswith(f"{winner}-") for run in arm.runs):
+                return arm
+        return min(self.arms, key=self._rank)
 
     @property
     def ranked(self) -> list[Arm]:
-        """The baseline, then the others, the best first."""
-        others = sorted(self.arms[1:], key=lambda arm: math.inf if (mean := self.mean(arm)) is None else mean)
-        return [*self.arms[:1], *others]
+        """The baseline, or where there is none the best, and then the others by their score."""
+        first = self.best if self.question.kind == "search" else self.arms[0]
+        return [first, *sorted((arm for arm in self.arms if arm is not first), key=self._rank)]
+
+    def _rank(self, arm: Arm) -> float:
+        mean = self.mean(arm)
+        return math.inf if mean is None else mean
+
+    @property
+    def beside(self) -> Path:
+        """The folder in which a next run would go: that of the runs, or of the search or climb that they are of."""
+        parent = self.arms[0].runs[0].path.parent
+        return parent.parent if self.question.kind in ("search", "climb") else parent
 
 
 def collect(

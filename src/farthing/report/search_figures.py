@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from farthing.report.figures import INK, PALETTE, PREFIXED, REST, Figure, Row, chart_of, points, render, short
+from farthing.report.figures import INK, PALETTE, REST, Canvas, Figure, Row, points, short
 
 _STATES = {"complete": PALETTE[0], "pruned": PALETTE[5], "failed": PALETTE[6]}
 _SLICES = 12
@@ -20,6 +20,7 @@ def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Every trial's score in order, with the best so far; what was pruned or failed stands on the frame's edge."""
     import altair as alt
 
+    canvas = Canvas()
     scored = [one for one in history if one["score"] is not None and one["state"] == "complete"]
     if not scored:
         return None
@@ -41,14 +42,14 @@ def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     shape = alt.Shape("state:N", scale=alt.Scale(domain=used, range=["circle", "triangle-down", "cross"][: len(used)]))
     x = alt.X("number:Q", title="trial, in order", axis=alt.Axis(format="d", tickMinStep=1))
     y = alt.Y("y:Q", title="validation, bits per byte", scale=alt.Scale(domain=span, zero=False))
-    dots = chart_of(rows).mark_point(filled=True, size=44, opacity=0.8).encode(x=x, y=y, color=colour, shape=shape)
+    dots = canvas.chart(rows).mark_point(filled=True, size=44, opacity=0.8).encode(x=x, y=y, color=colour, shape=shape)
     best = [row for row in rows if row["best"] is not None]
-    line = chart_of(best).mark_line(interpolate="step-after", color=INK).encode(x=x, y="best:Q")
+    line = canvas.chart(best).mark_line(interpolate="step-after", color=INK).encode(x=x, y="best:Q")
     caption = (
         "Trials in the order in which they were begun; the line is the best so far. What was pruned stands at its last "
         "score; what has none, or one far above the others, on the upper edge."
     )
-    return render(alt.layer(line, dots).properties(width=640, height=240), "search-history", caption)
+    return canvas.render(alt.layer(line, dots).properties(width=640, height=240), "search-history", caption)
 
 
 def _ceiling(ordered: Sequence[float]) -> float:
@@ -61,25 +62,27 @@ def importance_figure(importance: Mapping[str, float]) -> Figure | None:
     """Each parameter's share in what makes a trial one of the better ones."""
     import altair as alt
 
+    canvas = Canvas()
     if len(importance) < 2:
         return None
     ordered = sorted(importance.items(), key=lambda pair: -pair[1])
     rows: list[Row] = [{"path": short(path), "share": share} for path, share in ordered]
     y = alt.Y("path:N", sort=[row["path"] for row in rows], title=None)
     x = alt.X("share:Q", title="importance (PED-ANOVA), shares of one", axis=alt.Axis(format="%"))
-    bars = chart_of(rows).mark_bar(color=PALETTE[0], height=12).encode(y=y, x=x)
+    bars = canvas.chart(rows).mark_bar(color=PALETTE[0], height=12).encode(y=y, x=x)
     text = bars.mark_text(align="left", dx=4, color=INK, fontSize=11).encode(text=alt.Text("share:Q", format=".0%"))
     caption = (
         "How much each parameter has to do with being one of the better trials. It does not say in which direction."
     )
     chart = alt.layer(bars, text).properties(width=480, height=max(50, 22 * len(rows)))
-    return render(chart, "search-importance", caption)
+    return canvas.render(chart, "search-importance", caption)
 
 
 def slices_figure(slices: Mapping[str, Sequence[Sequence[Any]]]) -> Figure | None:
     """The score against each parameter alone."""
     import altair as alt
 
+    canvas = Canvas()
     panels: list[Any] = []
     for path, pairs in list(slices.items())[:_SLICES]:
         if len({_key(value) for value, _ in pairs}) < 2:
@@ -100,7 +103,7 @@ def slices_figure(slices: Mapping[str, Sequence[Sequence[Any]]]) -> Figure | Non
                 "value:O", title=short(path), sort=order, axis=alt.Axis(labelAngle=0, format="~g" if numeric else "")
             )
         y = alt.Y("score:Q", title="bits per byte" if len(panels) % 3 == 0 else None, scale=alt.Scale(zero=False))
-        dots = chart_of(rows).mark_circle(size=38, opacity=0.7, color=PALETTE[0])
+        dots = canvas.chart(rows).mark_circle(size=38, opacity=0.7, color=PALETTE[0])
         panels.append(dots.encode(x=x, y=y).properties(width=190, height=130))
     if not panels:
         return None
@@ -108,13 +111,14 @@ def slices_figure(slices: Mapping[str, Sequence[Sequence[Any]]]) -> Figure | Non
         "The score of every complete trial against one parameter at a time; lower is better, and scores far above are cut to "
         "the edge."
     )
-    return render(alt.concat(*panels, columns=3), "search-slices", caption)
+    return canvas.render(alt.concat(*panels, columns=3), "search-slices", caption)
 
 
 def parallel_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Every complete trial as a line through its parameters; the darker, the better."""
     import altair as alt
 
+    canvas = Canvas()
     paths = [path for path in dict.fromkeys(key for one in trials for key in one) if path not in ("trial", "score")]
     paths = [path for path in paths if len({_key(one.get(path)) for one in trials}) > 1][:_WIDEST]
     if len(paths) < 2 or len(trials) < 3:
@@ -146,13 +150,13 @@ def parallel_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
         scale=alt.Scale(range=[PALETTE[2], "#d9b44a", PALETTE[6]], zero=False),
         legend=alt.Legend(orient="right", format=".3f", gradientLength=140),
     )
-    lines = chart_of(rows).mark_line(opacity=0.55, strokeWidth=1.4).encode(x=x, y=y, detail="trial:N", color=colour)
-    text = chart_of(ends).mark_text(color=INK, fontSize=10, dx=6, align="left").encode(x=x, y=y, text="text:N")
+    lines = canvas.chart(rows).mark_line(opacity=0.55, strokeWidth=1.4).encode(x=x, y=y, detail="trial:N", color=colour)
+    text = canvas.chart(ends).mark_text(color=INK, fontSize=10, dx=6, align="left").encode(x=x, y=y, text="text:N")
     caption = (
         "A line a complete trial, through its parameters, each from its lowest value below to its highest above; green is "
         "the better end."
     )
-    return render(alt.layer(lines, text).properties(width=620, height=250), "search-parallel", caption)
+    return canvas.render(alt.layer(lines, text).properties(width=620, height=250), "search-parallel", caption)
 
 
 def _places(values: Sequence[Any]) -> dict[str, float]:
@@ -191,6 +195,7 @@ def climb_figure(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
     """What each change of a climb brought against the best until then, with its interval."""
     import altair as alt
 
+    canvas = Canvas()
     rows: list[Row] = []
     for number, one in enumerate(decisions, start=1):
         if one["difference"] is None:
@@ -213,19 +218,20 @@ def climb_figure(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
     )
     whiskers = [row for row in rows if row["low"] is not None]
     layers = [
-        chart_of([{"zero": 0}]).mark_rule(color=INK, strokeDash=[4, 3]).encode(x="zero:Q"),
-        chart_of(whiskers).mark_rule(strokeWidth=2, clip=True).encode(y=y, x="low:Q", x2="high:Q", color=colour),
-        chart_of(rows).mark_circle(size=60, clip=True).encode(y=y, x=x, color=colour),
+        canvas.chart([{"zero": 0}]).mark_rule(color=INK, strokeDash=[4, 3]).encode(x="zero:Q"),
+        canvas.chart(whiskers).mark_rule(strokeWidth=2, clip=True).encode(y=y, x="low:Q", x2="high:Q", color=colour),
+        canvas.chart(rows).mark_circle(size=60, clip=True).encode(y=y, x=x, color=colour),
     ]
     caption = "What each change brought against the best until then, with the interval of its last look; cut off at the frame."
     chart = alt.layer(*layers).properties(width=520, height=max(60, 24 * len(rows)))
-    return render(chart, "climb-steps", caption)
+    return canvas.render(chart, "climb-steps", caption)
 
 
 def frequency_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure | None:
     """How often tokens are used, by rank, on logarithmic axes: a line a tokenizer."""
     import altair as alt
 
+    canvas = Canvas()
     rows: list[Row] = []
     for name, curve in curves.items():
         ranks = np.array([rank for rank, _ in curve], dtype=np.float64)
@@ -239,11 +245,11 @@ def frequency_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure 
         scale=alt.Scale(domain=names, range=[PALETTE[at % len(PALETTE)] for at in range(len(names))]),
         legend=alt.Legend() if len(names) > 1 else None,
     )
-    x = alt.X("rank:Q", title="rank of the token", scale=alt.Scale(type="log"), axis=alt.Axis(labelExpr=PREFIXED))
-    y = alt.Y("count:Q", title="times used", scale=alt.Scale(type="log"), axis=alt.Axis(labelExpr=PREFIXED))
-    line = chart_of(rows).mark_line(point=True, strokeWidth=1.8).encode(x=x, y=y, color=colour)
+    x = alt.X("rank:Q", title="rank of the token", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"))
+    y = alt.Y("count:Q", title="times used", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s"))
+    line = canvas.chart(rows).mark_line(point=True, strokeWidth=1.8).encode(x=x, y=y, color=colour)
     caption = (
         "How often the tokens of the vocabulary are used, the most frequent first. A steep end is vocabulary that costs "
         "parameters and is hardly ever seen."
     )
-    return render(line.properties(width=480, height=240), "tokenizer-frequency", caption)
+    return canvas.render(line.properties(width=480, height=240), "tokenizer-frequency", caption)

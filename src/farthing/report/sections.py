@@ -46,7 +46,7 @@ def asked(material: Material) -> Section:
             [path, Cell(wording.setting(value), "code")] for path, value in _leaves(material.question.asked)
         ]
         blocks.append(Table([f"in the {material.question.kind}", "asked"], rows))
-    if material.defaults is not None:
+    if material.defaults is not None and not material.question.asked:
         changes = [one for one in config.diff(material.defaults, arm.recipe) if not one.path.startswith("budget.")]
         rows = [
             [one.path, Cell(wording.setting(one.new), "code"), Cell(wording.setting(one.old), "code")]
@@ -71,10 +71,8 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     for key, value in table.items():
         if key == "step":
             continue  # a climb's changes have their own table
-        if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
+        if isinstance(value, Mapping) and not prefix.startswith("space."):
             yield from _leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, Mapping) and prefix == "" and key != "space":
-            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
         else:
             yield f"{prefix}{key}", value
 
@@ -89,7 +87,7 @@ def curves(material: Material) -> Section | None:
     else:
         figures = [
             loss_figure(named, points_a_run=material.points_a_run),
-            score_figure(named, by=material.by, level=material.level),
+            score_figure(named, by=material.by, level=material.level, points_a_run=material.points_a_run),
         ]
         if len(material.arms) == 1:
             figures.append(one_run_figure(alone[0]))
