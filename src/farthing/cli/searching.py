@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -171,7 +172,9 @@ class Screen:
     def _say(self, text: str) -> None:
         from farthing.sinks.legible import legible
 
-        if not self._quiet:
+        if self._quiet:
+            return
+        with suppress(OSError):  # a terminal that has gone away is no reason to stop
             print(legible(text, encoding=sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
 
 

@@ -61,7 +61,7 @@ class _Active:
 
 
 class Signals:
-    """SIGINT and SIGTERM ask for an orderly stop; a second SIGINT ends everything at once."""
+    """SIGINT and SIGTERM ask for an orderly stop; a second SIGINT ends everything at once; SIGHUP is ignored."""
 
     def __init__(self) -> None:
         self.asked = ""
@@ -70,6 +70,8 @@ class Signals:
     def __enter__(self) -> Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._stop)
+        if (lost_terminal := getattr(signal, "SIGHUP", None)) is not None:
+            self._before[lost_terminal] = signal.signal(lost_terminal, signal.SIG_IGN)
         return self
 
     def __exit__(
@@ -248,7 +250,8 @@ class Conductor:
                 record = replace(record, state="complete", score=mean)
         elif active.pruned:
             record = _pruned(record, f"{self._search.pruner.kind} at {active.watch.progress:.0%} of its budget")
-        elif code == STOPPED and self._signals.asked:
+        elif self._signals.asked and (code == STOPPED or code < 0):
+            # Whoever stops a whole session stops our runs as well, some before they can save anything.
             self._ledger.update(record)
             return
         elif code == STOPPED and record.attempt < MOST_ATTEMPTS:

@@ -246,7 +246,7 @@ def _trend(path: str, pairs: Sequence[tuple[Any, float]]) -> dict[str, Any]:
         "spearman": _finite(float(result.statistic)) if numeric else None,
         "p": p if math.isfinite(p) else 1.0,
     }
-    if len(groups) <= _FEW_VALUES:
+    if len(groups) <= _FEW_VALUES and len(groups) < len(pairs):
         ordered = sorted(groups, key=lambda value: statistics.fmean(groups[value]))
         told["values"] = [
             {"value": value, "mean": statistics.fmean(groups[value]), "n": len(groups[value])} for value in ordered
