@@ -31,6 +31,7 @@ DOCUMENTS = [
     "docs/events.md",
     "docs/export.md",
     "docs/footguns.md",
+    "docs/from-text-to-the-hub.md",
     "docs/tasks.md",
     "docs/harness.md",
     "docs/import.md",

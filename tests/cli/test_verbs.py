@@ -168,6 +168,17 @@ def test_runs(farthing: Command, trained: Path) -> None:
     assert farthing("runs", "--quiet").out.splitlines() == list(rows)
 
 
+def test_a_finished_run_that_took_fewer_steps_than_planned_is_not_shown_as_cut_short(
+    farthing: Command, trained: Path
+) -> None:
+    plan = Path("runs/done/plan.json")
+    planned = json.loads(plan.read_text("utf-8"))
+    plan.write_text(json.dumps({**planned, "steps": planned["steps"] + 15}), "utf-8")
+    (row,) = (line for line in farthing("runs").out.splitlines() if line.startswith("done "))
+    assert "/" not in row
+    assert f" {planned['steps']} " in row
+
+
 def test_runs_shows_money_where_there_was_a_price(farthing: Command, trained: Path) -> None:
     result = Path("runs/done/result.json")
     found = json.loads(result.read_text("utf-8"))

@@ -100,6 +100,8 @@ def test_a_table_holds_it_beside_a_run_on_the_same_text(desk: Path, farthing: Co
     )
     table = farthing("compare", "mine", "theirs", "bare")
     assert table.code == 0 and f"{scored.validation['bits_per_byte']:.4f}" in table.out
+    assert "theirs differs from mine: " in table.out and "model." in table.out
+    assert not any(path in table.out for path in ("optimizer.", "train.", "tokenizer.path"))
     assert "bare: imported without a score" in table.out + table.err
     refused = farthing("import", "huggingface", "model", "--text-of", "bare")
     assert refused.code == 2 and "has no text of its own" in refused.err
@@ -110,6 +112,7 @@ def test_how_a_file_is_cut_can_be_said_where_no_recipe_does(desk: Path) -> None:
     lines = [json.dumps({"body": text}) for text in ("The quick brown fox", "jumps over the lazy dog")]
     (desk / "held.jsonl").write_text("\n".join(lines), "utf-8")
     opened = api.open_model("model")
+    assert opened.title == "model"
     found = opened.evaluate("held.jsonl", ["data.kind=jsonl", "data.field=body"], references=False).validation
     assert found["bytes"] == 42
     same = opened.evaluate("held.jsonl", {"data.kind": "jsonl", "data.field": "body"}, references=False).validation
@@ -120,6 +123,7 @@ def test_a_run_opens_as_a_model(desk: Path) -> None:
     run = api.train("small.toml", name="mine", quiet=True)
     opened = api.open_model("mine")
     assert (opened.name, opened.step, opened.context_length) == ("mine", 6, 16)
+    assert opened.title == "mine, step 6"
     assert opened.evaluate(references=False).validation == run.evaluate(references=False).validation
     assert opened.sample("Show", tokens=5, seed=2) == run.sample("Show", tokens=5, seed=2)
     with pytest.raises(UserError, match="no such run"):

@@ -104,6 +104,11 @@ class TrainedModel:
     run: RunDir | None = None
 
     @property
+    def title(self) -> str:
+        """Its name, and of a run the step; a folder does not say how far its model was trained."""
+        return self.name if self.run is None else f"{self.name}, step {self.step:,}"
+
+    @property
     def context_length(self) -> int:
         """Tokens of a window: what the model sees at once."""
         return self.model.section.context_length

@@ -175,7 +175,7 @@ def _ask(asked: _Asked, run: str, checkpoint: str, runs: Path, device: str, *, q
     if as_json:
         say_json({"model": model.name, "step": model.step, "tasks": [one.result for one in found]})
     else:
-        print_tasks(f"{model.name}, step {model.step:,}", found)
+        print_tasks(model.title, found)
 
 
 def _ask_harness(

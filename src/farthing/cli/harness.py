@@ -67,7 +67,7 @@ def ask_harness(
             {"model": opened.name, "step": opened.step, "harness": version, "precision": precision, "tasks": tasks}
         )
     else:
-        _show(f"{opened.name}, step {opened.step:,}, by lm-evaluation-harness {version}", found)
+        _show(f"{opened.title}, by lm-evaluation-harness {version}", found)
 
 
 def _show(title: str, found: Sequence[HarnessScore]) -> None:

@@ -82,7 +82,7 @@ def _cells(row: dict[str, Any], paid: bool) -> list[str]:
         row["status"],
         "" if bits is None else f"{bits:.4f}",
         f"{row['parameters']:,}",
-        f"{done:,}" if done == planned or not planned else f"{done:,}/{planned:,}",
+        f"{done:,}" if done == planned or not planned or row["status"] == "finished" else f"{done:,}/{planned:,}",
         f"{row['tokens']:,}",
         duration(row["seconds"]),
     ]

@@ -31,7 +31,8 @@ def show(found: Comparison, *, quiet: bool) -> None:
         _table(found)
         for one in found.arms[1:]:
             changed = ", ".join(f"{each.path} {_value(each.old)} -> {_value(each.new)}" for each in one.changes)
-            _say(f"{one.arm.name} differs from {found.baseline.arm.name}: {changed}")
+            if changed:
+                _say(f"{one.arm.name} differs from {found.baseline.arm.name}: {changed}")
         if verdicts:
             _say(f"against {found.baseline.arm.name}, at a level of {found.level:g}:", "bold")
     for one in verdicts:

@@ -157,7 +157,7 @@ def compare_runs(
             arm=arm,
             summary=summarise(scores[arm.name], level=level),
             held_out=summarise(arm.held_out(by), level=level) if arm.held_out(by) else None,
-            changes=[change for change in config.diff(first.recipe, arm.recipe) if change.path != "seed"],
+            changes=_changes(first, arm),
             verdict=verdicts.get(arm.name),
             cost={} if arm is first else _cost(arm, first),
         )
@@ -193,6 +193,14 @@ def say(verdict: Verdict, cost: dict[str, float] | None = None, *, by: str = "bi
             told += "; not even a thousand seeds would tell it, if it is as small as it looks"
     flops = (cost or {}).get("flops")
     return told if flops is None or abs(flops - 1) < 0.01 else f"{told}, for {flops:.3g} times the FLOPs"
+
+
+def _changes(first: Arm, arm: Arm) -> list[Change]:
+    changes = [change for change in config.diff(first.recipe, arm.recipe) if change.path != "seed"]
+    if all("train" in run.texts for one in (first, arm) for run in one.runs):
+        return changes
+    # Nothing is known of how an imported model was trained: the rest of its recipe is defaults.
+    return [change for change in changes if change.path.startswith("model.") or change.path == "tokenizer.kind"]
 
 
 def _borrowed(arms: Sequence[Arm], by: str) -> dict[str, NoiseFloor]:
