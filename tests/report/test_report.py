@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compare.folders import write_arm, write_run
 from farthing.budget import Budget
 from farthing.compare.runs import gather
 from farthing.errors import UserError
 from farthing.recipe import Recipe
-from farthing.report import page
+from farthing.report import ladder, page, sections
 from farthing.report.advice import Diagnosis, diagnose_all
-from farthing.report.blocks import Document
+from farthing.report.blocks import Document, Section
 from farthing.report.contents import compose
 from farthing.report.material import Material, Question, Tokens, collect
 
@@ -357,3 +359,64 @@ def test_fifty_runs_stay_small(tmp_path: Path) -> None:
     document, found = report(material_of(tmp_path))
     assert len(page.html(document).encode()) < 2_500_000
     assert len(found) >= 1
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(deeper for key, one in inner for deeper in _paths(one, (*path, key)))][:400]
+
+
+def _changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[path[0]] = _changed(copy[path[0]], path[1:], new)
+    return copy
+
+
+STRANGE = st.sampled_from([None, "x", -1, 1e300, [], {}, [None], {"a": 1}, True, ""])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_told_and_never_breaks_the_page(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("runs")
+    score = {"value": 0.3, "standard_error": 0.01, "low": 0.2, "high": 0.4, "chance": 0.25, "verdict": "at chance"}
+    task = {"task": "piqa", "metric": "acc", "items": 10, "of": 20, "scores": {"acc": score}}
+    run = write_run(
+        folder, "a", result={"samples": [{"prompt": "p", "text": "t"}], "tasks": [task], "references": {"xz": 1.0}}
+    )
+    file = data.draw(st.sampled_from([run.result, run.receipt, run.plan]))
+    table = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(_changed(table, data.draw(st.sampled_from(_paths(table))), data.draw(STRANGE))), "utf-8")
+    try:
+        material = material_of(folder, question=Question("run", "a"))
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    told = [sections.asked, sections.cost, sections.receipts, sections.samples, sections.tasks, sections.network,
+            sections.held_out, sections.checkpoints, sections.remarks]  # fmt: skip
+    shown = [section for make in told if (section := make(material)) is not None]
+    shown += [*ladder.of_runs(material), Section("", list(ladder.headline(material)))]
+    page.html(Document("a", "", (), shown))
+    page.markdown(Document("a", "", (), [one for one in shown if one.title != "Network"]), "figures")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_findings_are_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder, "trial-00003-seed-1", 1.41)
+    kept = {key: value for key, value in SEARCH.items() if key not in ("history", "slices", "importance")}
+    small = {**kept, "parallel": SEARCH["parallel"][:2]}
+    found = _changed(small, data.draw(st.sampled_from(_paths(small))), data.draw(STRANGE))
+    if not isinstance(found, dict):
+        return
+    try:
+        report(material_of(folder, question=Question("search", "looking", {}, found)))
+    except UserError as error:
+        assert "\n" not in str(error)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from farthing.errors import UserError
 from farthing.report import ladder, sections
 from farthing.report.advice import Diagnosis
-from farthing.report.blocks import Block, Diagnosed, Document, Findings, Section, Tone
+from farthing.report.blocks import Diagnosed, Document, Findings, Section, Tone
 from farthing.report.material import Material
 
 _TONES: dict[str, Tone] = {
@@ -26,23 +27,34 @@ def compose(material: Material, found: Sequence[Diagnosis]) -> Document:
     Args:
         material: what it shows.
         found: the diagnosis.
+
+    Raises:
+        UserError: the findings of a search or a climb are damaged.
     """
     kinds = {"run": "a run", "runs": "runs", "search": "a search", "climb": "a climb"}
     arms, runs = len(material.arms), len(material.runs)
     count = "" if runs == 1 else f": {runs} runs of {arms} recipe{'' if arms == 1 else 's'}"
-    lead: list[Block] = list(ladder.headline(material))
+    results = {"search": ladder.of_search, "climb": ladder.of_climb}.get(material.question.kind, ladder.of_runs)
+    try:
+        lead, told = list(ladder.headline(material)), list(results(material))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if not material.question.found:
+            raise
+        # A search's or a climb's own file has come from elsewhere, or was changed by hand.
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{material.question.title}: its findings are damaged ({what}); a next sitting writes them again"
+        ) from None
     return Document(
         title=material.question.title,
         subtitle=f"Report on {kinds[material.question.kind]}{count}, by Farthing",
         lead=lead,
-        sections=list(_sections(material, found)),
+        sections=[sections.asked(material), *told, *_later(material, found)],
     )
 
 
-def _sections(material: Material, found: Sequence[Diagnosis]) -> Iterator[Section]:
-    results = {"search": ladder.of_search, "climb": ladder.of_climb}.get(material.question.kind, ladder.of_runs)
-    yield sections.asked(material)
-    yield from results(material)
+def _later(material: Material, found: Sequence[Diagnosis]) -> Iterator[Section]:
+    """What every report has after its results."""
     later = (
         sections.curves(material),
         Section("Diagnosis", [Findings([_told(one) for one in found])]) if found else None,

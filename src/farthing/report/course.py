@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from farthing.compare.curves import Curve, RunCurves, read_curves
 from farthing.compare.runs import RunRecord, parse_event
 from farthing.config import flatten
-from farthing.events import Checkpointed, Evaluated, Notice, Step
+from farthing.events import Evaluated, Notice, Step
 from farthing.rundir import RunDir
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,6 @@ class Story:
         course: what the diagnosis goes by.
         evaluations: the events, in order.
         notices: likewise.
-        checkpoints: likewise.
     """
 
     run: RunRecord
@@ -80,7 +79,6 @@ class Story:
     course: Course
     evaluations: Sequence[Mapping[str, Any]]
     notices: Sequence[Mapping[str, Any]]
-    checkpoints: Sequence[Mapping[str, Any]]
 
 
 def read_story(run: RunRecord, *, by: str, points: int) -> Story:
@@ -98,10 +96,9 @@ def read_story(run: RunRecord, *, by: str, points: int) -> Story:
     events = _all_but_steps(run)
     evaluations = [event for event in events if event["kind"] == Evaluated.kind]
     notices = [event for event in events if event["kind"] == Notice.kind]
-    checkpoints = [event for event in events if event["kind"] == Checkpointed.kind]
     left_out = sum(notice["code"] in _LEFT_OUT for notice in notices)
     course = _course(run, curves.loss, evaluations, left_out)
-    return Story(run, curves, course, evaluations, notices, checkpoints)
+    return Story(run, curves, course, evaluations, notices)
 
 
 def _course(run: RunRecord, loss: Curve, evaluations: Sequence[Mapping[str, Any]], left_out: int) -> Course:

@@ -225,6 +225,9 @@ def final_figure(compared: Comparison) -> Figure | None:
         canvas.chart(runs).mark_circle(size=34, opacity=0.55, clip=True).encode(y=y, x=x, color=paint),
         canvas.chart(middle).mark_tick(thickness=3, size=16, clip=True).encode(y=y, x=x, color=paint),
     ]
+    if outside := [{**one, "text": f"{one['score']:.4g} ▸"} for one in middle if one["score"] > span[1]]:
+        text = canvas.chart(outside).mark_text(align="right", dx=-4, fontSize=11)
+        layers.append(text.encode(y=y, x=alt.value(560), text="text:N", color=paint))
     chart = alt.layer(*layers).properties(width=560, height=max(60, 22 * len(arms)))
     caption = (
         f"Where the runs ended: a dot a run, a bar the mean of an arm, a line its {1 - compared.level:.0%} t interval "

@@ -73,11 +73,8 @@ def diagnose(course: Course) -> list[Finding]:
         return [broken]
     rules: tuple[Callable[[Course], Finding | None], ...] = (rate_too_high, over_fitting, data_limited)
     found = [one for rule in rules if (one := rule(course)) is not None]
-    # Where the text is the limit, a longer run is not what helps, even if the loss still falls.
-    if (
-        not any(one.ailment in ("over-fitting", "data-limited") for one in found)
-        and (one := still_descending(course)) is not None
-    ):
+    # While something is wrong, or the text is the limit, a longer run is not what helps, even if the loss still falls.
+    if not found and (one := still_descending(course)) is not None:
         found.append(one)
     return found or [nothing(course)]
 

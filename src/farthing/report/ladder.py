@@ -307,6 +307,12 @@ def headline(material: Material) -> Iterator[Block]:
         tried = len(found.get("decisions", []))
         what = f": {', '.join(kept)}" if kept else ""
         yield Paragraph(f"{len(kept)} of {tried} changes were kept{what}.", "good" if kept else "flat")
+        if proof := found.get("confirmation"):
+            verdict = proof["verdict"]
+            told = f"{verdict['verdict']} ({wording.signed(verdict['difference'])} bits per byte)"
+            yield Paragraph(
+                f"Over fresh seeds, the final recipe against the base: {told}.", wording.TONES[verdict["verdict"]]
+            )
     elif material.why_not:
         yield Paragraph(f"These runs cannot be compared: {material.why_not}", "flat")
     elif compared is not None and len(compared.arms) > 1:

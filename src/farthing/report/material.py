@@ -11,7 +11,7 @@ from typing import Any, Literal
 from farthing.compare.arms import Arm, group
 from farthing.compare.comparison import Comparison, compare_runs
 from farthing.compare.runs import Gathered, LeftOut, RunRecord
-from farthing.errors import UserError
+from farthing.errors import FarthingError, UserError
 from farthing.report.course import Story, read_story
 from farthing.rundir import RunDir, read_result
 from farthing.section import Section
@@ -114,7 +114,8 @@ class Material:
     @property
     def best(self) -> Arm:
         """The arm with the lowest mean score, of a search that of its best trial; the first where none has one."""
-        winner = (self.question.found.get("best") or {}).get("trial") if self.question.kind == "search" else None
+        best = self.question.found.get("best") if self.question.kind == "search" else None
+        winner = best.get("trial") if isinstance(best, Mapping) else None
         for arm in self.arms:
             if winner is not None and any(run.name.startswith(f"{winner}-") for run in arm.runs):
                 return arm
@@ -161,13 +162,17 @@ def collect(
     """
     points = max(40, min(200, _ALL_POINTS // len(found.runs)))
     stories: dict[Path, Story] = {}
+    facts: dict[Path, Facts] = {}
     left_out = list(found.left_out)
     for run in found.runs:
         try:
-            stories[run.path] = read_story(run, by=by, points=points)
-        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            why = str(error) if isinstance(error, UserError) else f"damaged: its events lack {error}"
+            story, own = read_story(run, by=by, points=points), read_facts(RunDir(run.path))
+            _check(story, own)
+        except (FarthingError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            why = str(error) if isinstance(error, FarthingError) else f"damaged: {type(error).__name__}: {error}"
             left_out.append(LeftOut(run.name, why))
+            continue
+        stories[run.path], facts[run.path] = story, own
     runs = [run for run in found.runs if run.path in stories]
     if not runs:
         raise UserError(f"{question.title}: no run to report on: {left_out[0]}")
@@ -178,7 +183,7 @@ def collect(
         compared=compared,
         why_not=why_not,
         stories=stories,
-        facts={run.path: read_facts(RunDir(run.path)) for run in runs},
+        facts=facts,
         left_out=_in_short(question, left_out),
         notes=notes,
         by=by,
@@ -216,6 +221,30 @@ def _in_short(question: Question, left_out: Sequence[LeftOut]) -> list[LeftOut]:
         LeftOut(f"{rest} run{'' if rest == 1 else 's'} of trials", "pruned, stopped or under way: not among the curves")
     ]
     return [*broken, *(many if rest else [])]
+
+
+def _check(story: Story, facts: Facts) -> None:
+    """Touch what a report shows of a run, so that a damaged run is left out and does not break the page.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: something is not what it should be.
+    """
+    for notice in story.notices:
+        str(notice["message"])
+    for event in story.evaluations:
+        float(event["step"]), float(event["spent"]["tokens"])
+    for sample in facts.result.get("samples") or []:
+        str(sample["prompt"]), str(sample["text"])
+    for task in facts.result.get("tasks") or []:
+        str(task["task"]), task["scores"].get(task["metric"], {}).get("value"), int(task["items"]), int(task["of"])
+    dict(facts.result.get("references") or {})
+    dict(facts.receipt.get("machine") or {}), dict(facts.receipt.get("numeric") or {})
+    for value in story.run.spent.values():
+        if not isinstance(value, int | float):
+            raise ValueError(f"spent {value!r}")
+    for fingerprint in (*story.run.texts.values(), story.run.tokenizer):
+        if not isinstance(fingerprint, str):
+            raise ValueError(f"fingerprint {fingerprint!r}")
 
 
 def read_facts(run: RunDir) -> Facts:

@@ -152,7 +152,8 @@ def markdown(document: Document, figures: str) -> str:
 
 def _cell(cell: str | Cell) -> Markdown:
     """A cell of a table, which has one line."""
-    tone, lines = (cell.tone, cell.text) if isinstance(cell, Cell) else ("", cell)
+    # What a damaged file holds in the place of a word is shown as it is.
+    tone, lines = (cell.tone, str(cell.text)) if isinstance(cell, Cell) else ("", str(cell))
     show: Any = code if tone == "code" else escape
     text = "<br>".join(show(line).replace("|", "\\|") if tone == "code" else show(line) for line in lines.split("\n"))
     return Markdown(f"**{text}**" if tone in ("good", "bad", "flat") and text else text)

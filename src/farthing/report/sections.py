@@ -21,6 +21,7 @@ from farthing.report.figures import Figure
 from farthing.report.ladder import differing
 from farthing.report.material import Material
 from farthing.report.search_figures import frequency_figure
+from farthing.rundir import RunDir
 from farthing.sinks.legible import duration, memory, quantity
 
 Row = list[str | Cell]
@@ -263,11 +264,11 @@ def checkpoints(material: Material) -> Section | None:
     stories = material.stories_of(material.best)[:1]
     rows = []
     for story in stories:
-        saved = {event["step"] for event in story.checkpoints}
+        saved = RunDir(story.run.path).checkpoint_steps()
         best = max((event["step"] for event in story.evaluations if event.get("best")), default=None)
         for event in story.evaluations[-_CHECKPOINTS:]:
             reading = event["validation"]
-            kept = "saved" if event["step"] in saved else ""
+            kept = "kept" if event["step"] in saved else ""
             tokens = quantity(event["spent"]["tokens"])
             scores = [wording.fixed(reading.get(name)) for name in ("bits_per_byte", "nats_per_token")]
             rows.append([f"{event['step']:,}", tokens, *scores, "lowest" if event["step"] == best else "", kept])

@@ -22,9 +22,9 @@ TONES: dict[str, Tone] = {
 """how verdicts and outcomes look"""
 
 
-def fixed(value: float | None, digits: int = 4) -> str:
-    """A number with so many digits after the point."""
-    if value is None:
+def fixed(value: object, digits: int = 4) -> str:
+    """A number with so many digits after the point; what is none is not there."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return NONE
     return f"{value:.{digits}f}" if math.isfinite(value) else "not finite"
 
