@@ -3,7 +3,7 @@
 python benchmarks/search_postgres.py
 
 Two searches of the same trials: one undisturbed by a single worker, one by three, of which the first is killed together
-with its run as soon as that has saved a checkpoint, and the second is stopped (SIGSTOP) for three heartbeats. The table
+with its run as soon as that has saved a checkpoint, and the second is stopped (SIGSTOP) until its trial is taken over. The table
 has a row a trial. It ends with what must hold: as many trials as asked for, each once, and every score what it is
 without any disturbance. PostgreSQL is a private cluster in a temporary folder (.ci/postgres installs the binaries).
 """
@@ -27,6 +27,7 @@ from farthing.search.record import Folder, Record
 
 TRIALS = 8
 HEARTBEAT_SECONDS = 5
+PATIENCE_SECONDS = 600.0
 TITLES = "".join(
     f"Show HN: the {word} that counts {n}\n" for n in range(200) for word in ("farthing", "penny", "groat")
 )

@@ -18,7 +18,7 @@ from farthing.recipe import Recipe
 from farthing.rundir import RunDir, list_runs
 from farthing.search.record import Folder, Record
 from farthing.storage import read_json
-from search.small import SEARCH, done, furnish, record, records, start, steps, stop_leftovers, wait_until
+from search.small import SEARCH, asked, done, furnish, record, records, start, steps, stop_leftovers, wait_until
 
 # The first trial has the base's width, the second one is larger than the limit; then two that run.
 GRID = """\
@@ -170,7 +170,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(desk: Path, undisturbed: tupl
     wait_until(lambda: len([one for one in folder.glob("*/events.jsonl") if one.stat().st_size > 2000]) == 2, search)
     second = start("s.toml", cwd=desk)
     _, err = second.communicate()
-    assert second.returncode == 7 and "in use by" in err
+    assert second.returncode == 7 and "in use by" in err, err
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=60)
     assert search.returncode == 75 and "the same command goes on" in err
@@ -216,6 +216,16 @@ def test_what_fails_or_is_hopeless_is_recorded_and_the_search_goes_on(desk: Path
     assert pruned.reason.startswith("median at ")
     assert 0 < max(map(int, pruned.curve)) < 100 and pruned.score == pruned.curve[max(pruned.curve, key=int)]
     assert 0 < pruned.spent["flops"] < complete.spent["flops"], "what a pruned trial has spent is spent"
+
+
+def test_a_trial_that_never_gets_to_a_checkpoint_is_given_up(desk: Path) -> None:
+    folder = Folder(desk / "runs" / "s")
+    folder.make("")
+    table = config.to_table(asked(desk).space.base)
+    assert folder.create(record(0, None, state="running", recipe=table, fruitless=4))
+    answer = done(start("s.toml", "--json", "search.budget.trials=1", cwd=desk))
+    assert (answer["trials"], answer["failed"]) == (1, 1)
+    assert "5 sittings in a row" in folder.records()[0].reason
 
 
 def claim(folder: str, number: int, results: Any) -> None:

@@ -24,10 +24,13 @@ from farthing.search.record import Folder, Record, Refused
 from farthing.search.study import Ledger
 
 PAUSE_SECONDS = 0.1
-MOST_ATTEMPTS = 5
-"""sittings of one trial before it counts as failed"""
+LOOK_SECONDS = 1.0
+"""pause before the ledger is asked again where it had nothing to do: it may be a database"""
+MOST_FRUITLESS = 5
+"""sittings of one trial in a row without a new checkpoint, after which it counts as failed"""
 MOST_ALIKE = 3
 """trials in a row that a fault or the text has ended, after which the search stops instead of spending more"""
+_FRUITLESS = f"given up: {MOST_FRUITLESS} sittings in a row ended before they could save anything"
 TIME_TO_SAVE = 120.0
 """seconds that runs have to save themselves before they are killed"""
 
@@ -116,7 +119,7 @@ class Conductor:
         self._cores = shares(workers)
         self._active: list[_Active] = []
         self._signals = Signals()
-        self._looked = -float("inf")
+        self._looked = self._idle_until = self._weighed_at = -float("inf")
         self._alike = 0
         self._proposer = Proposer(
             asked, folder, ledger, planner, refused=listener.refused, stopping=lambda: bool(self._signals.asked)
@@ -139,8 +142,7 @@ class Conductor:
                         self._halt()
                         raise Preempted(f"{self._signals.asked}: running trials are saved; the same command goes on")
                     self._keep_within_budget()
-                    self._fill()
-                    if not self._active and not self._ledger.others_work():
+                    if self._fill() and not self._active and not self._ledger.others_work():
                         return self._proposer.over or account.full(self._search.budget, self._ledger.records())
                     time.sleep(PAUSE_SECONDS)
             except Preempted:
@@ -154,15 +156,20 @@ class Conductor:
 
     # What comes next.
 
-    def _fill(self) -> None:
-        """Give every free slot something to do."""
-        free = sorted(set(range(len(self._cores))) - {active.slot for active in self._active})
-        for slot in free:
+    def _fill(self) -> bool:
+        """Give every free slot something to do; whether it was looked for and there was nothing."""
+        if time.monotonic() < self._idle_until:
+            return False
+        for slot in sorted(set(range(len(self._cores))) - {active.slot for active in self._active}):
             record = self._left_over() or self._proposer.trial() or self._proposer.confirmation()
-            if record is None or self._signals.asked:
-                return
+            if record is None:
+                self._idle_until = time.monotonic() + LOOK_SECONDS
+                return True
+            if self._signals.asked:
+                return False
             self._listener.began(record)
             self._launch(record, slot)
+        return False
 
     def _left_over(self) -> Record | None:
         """A trial that an earlier sitting, or a worker that is gone, has begun."""
@@ -170,16 +177,21 @@ class Conductor:
         if now - self._looked < min(self._search.heartbeat_seconds, 5):
             return None
         for record in self._ledger.unfinished():
-            if record.attempt >= MOST_ATTEMPTS:
-                given_up = self._ledger.take_over(record)
-                if given_up is not None:
-                    self._conclude(replace(given_up, state="failed", reason=f"given up after {MOST_ATTEMPTS} sittings"))
-                continue
             taken = self._ledger.take_over(record)
-            if taken is not None:
+            if taken is None:
+                continue
+            taken = self._weighed(taken)
+            if taken.fruitless < MOST_FRUITLESS:
                 return taken
+            self._conclude(replace(taken, state="failed", reason=_FRUITLESS))
         self._looked = now
         return None
+
+    def _weighed(self, record: Record) -> Record:
+        """The record of a new sitting, and whether the one before has brought it any further."""
+        runs = [self._folder.run(record, seed) for seed in record.seeds]
+        saved = sum(max(run.checkpoint_steps(), default=0) for run in runs)
+        return replace(record, saved=saved, fruitless=0 if saved > record.saved else record.fruitless + 1)
 
     # Runs.
 
@@ -226,6 +238,7 @@ class Conductor:
                 self._let_go(active)
                 return
         if code is not None:
+            self._idle_until = -float("inf")
             self._active.remove(active)
             self._take_down(active, code)
 
@@ -254,9 +267,9 @@ class Conductor:
             # Whoever stops a whole session stops our runs as well, some before they can save anything.
             self._ledger.update(record)
             return
-        elif code == STOPPED and record.attempt < MOST_ATTEMPTS:
+        elif code == STOPPED and (again := self._weighed(record)).fruitless < MOST_FRUITLESS:
             self._listener.note(f"{record.id}: was stopped from outside; going on with it")
-            self._launch(replace(record, attempt=record.attempt + 1), active.slot)
+            self._launch(replace(again, attempt=again.attempt + 1), active.slot)
             return
         elif code == REFUSED:
             record = replace(record, state="refused", reason=active.job.last_words())
@@ -314,11 +327,12 @@ class Conductor:
 
     def _keep_within_budget(self) -> None:
         """Stop runs that hold the machine for longer than the whole search may; they go on if it may do more."""
-        limit = account.limits(self._search.budget).get("seconds")
-        if limit is None or not self._active:
+        limit, now = account.limits(self._search.budget).get("seconds"), time.monotonic()
+        if limit is None or not self._active or now - self._weighed_at < LOOK_SECONDS:
             return
+        self._weighed_at = now
         ended = sum(one.spent.get("seconds", 0.0) for one in self._ledger.records())
-        held = sum(time.monotonic() - active.since for active in self._active)
+        held = sum(now - active.since for active in self._active)
         if ended + held > limit:
             self._halt(tell=False)
             raise Preempted(

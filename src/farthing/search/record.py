@@ -6,13 +6,14 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 
 from farthing.errors import UserError
+from farthing.forms import shaped
 from farthing.rundir import RunDir
 from farthing.search.asked import Value
 from farthing.storage import new_folder, read_json, write_json, write_text
@@ -60,6 +61,8 @@ class Record:
         refused: candidates that were refused since the trial before this one.
         generation: of an evolution strategy.
         rungs: what the pruner remembers of it.
+        saved: steps that its runs had saved when this sitting began.
+        fruitless: sittings in a row that have saved nothing more.
     """
 
     id: str
@@ -83,6 +86,8 @@ class Record:
     refused: list[Refused] = field(default_factory=list)
     generation: int | None = None
     rungs: dict[str, float] = field(default_factory=dict)
+    saved: int = 0
+    fruitless: int = 0
     version: int = VERSION
 
     @property
@@ -118,10 +123,13 @@ class Record:
         try:
             if table["version"] > VERSION:
                 raise UserError(f"{where}: a trial of version {table['version']}; this farthing reads {VERSION}")
-            known = {one.name for one in fields(cls)}
-            refused = [Refused(**one) for one in table.get("refused", [])]
-            return cls(**{key: value for key, value in table.items() if key in known} | {"refused": refused})
-        except (TypeError, KeyError, AttributeError) as error:
+            made = shaped(cls, table)
+            if Path(made.id).name != made.id or made.id.startswith("."):
+                raise ValueError(f"id: {made.id[:80]!r} is the name of no trial")
+            return made
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{where}: damaged: {error}; take its folder away to go on without this trial") from None
 
 
@@ -238,7 +246,7 @@ class Folder:
         if not self._refused.is_file():
             return []
         try:
-            return [Refused(**one) for one in read_json(self._refused)]
+            return [shaped(Refused, one) for one in read_json(self._refused)]
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self._refused}: damaged: {error}; it may be taken away") from None
 
