@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,8 +27,12 @@ AT_REST = "at rest"
 """the phase of what befalls a run that no process is at work on"""
 ASKED = (signal.SIGTERM, signal.SIGINT)
 LIVED_THROUGH = (signal.SIGUSR1, signal.SIGHUP, signal.SIGSTOP)
-DEFAULT_DEADLINE_SAFETY = 0.05
+DEADLINE_SAFETY = 0.05
 """seconds, where people get ten"""
+
+
+SECONDS_OF = {"scoring": 0.004, "logging": 0.0002}
+"""about how long a phase lasts, where that is not long"""
 
 
 @dataclass
@@ -144,14 +148,16 @@ def killed_at_an_operation(trial: Trial) -> None:
 
 def killed_in_a_phase(trial: Trial) -> None:
     """F01, F04, F05: kill -9 in a phase that was hit seldom so far"""
-    phase = trial.rarest[trial.draw.randrange(2)]
+    phase = trial.rarest[trial.draw.choice([0, 0, 0, 1])]
     if phase == "resuming" and not trial.stopped():
         return
     if trial.operations[phase] and trial.draw.random() < 0.7:
         what = trial.draw.choice(["kill_before", "kill_after"])
         injection = Injection(what, trial.draw.randint(1, trial.operations[phase]), phase=phase)
     else:
-        injection = Injection("kill_within", 1, phase=phase, amount=trial.draw.random() * 0.03)
+        amount = trial.draw.random() * SECONDS_OF.get(phase, 0.02)
+        injection = Injection("kill_within", trial.draw.randint(1, 2), phase=phase, amount=amount)
+        injection = replace(injection, at=1) if phase == "resuming" else injection
     trial.ended(trial.begin(injection))
 
 
@@ -236,7 +242,7 @@ def before_a_deadline(trial: Trial) -> None:
     """F10: a deadline: saved and gone before it"""
     in_seconds = trial.draw.uniform(0.1, 0.6)
     at = time.time() + in_seconds
-    safety, interruption.SAFETY_SECONDS = interruption.SAFETY_SECONDS, DEFAULT_DEADLINE_SAFETY
+    safety, interruption.SAFETY_SECONDS = interruption.SAFETY_SECONDS, DEADLINE_SAFETY
     child = trial.begin(work=trial.sit(deadline=at))
     interruption.SAFETY_SECONDS = safety
     done = trial.ended(child)
