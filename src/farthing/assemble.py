@@ -119,11 +119,15 @@ def plan_run(
     settings = settle(recipe, machine, counts)
     timing = estimate(recipe, machine, counts, settings)
     warnings = plan_warnings(recipe.model) + ([] if text is None else [message for _, message in text.warnings])
-    draft = make_plan(recipe, machine, counts, Choice(settings), timing, disk_free=disk_free, saving=saving, warnings=warnings)
+    draft = make_plan(
+        recipe, machine, counts, Choice(settings), timing, disk_free=disk_free, saving=saving, warnings=warnings
+    )
     if text is not None and measure and not draft.refusals:
         report("timing steps", 0, 0)
         choice, timing = _measured(recipe, machine, counts, settings, text, timing)
-        draft = make_plan(recipe, machine, counts, choice, timing, disk_free=disk_free, saving=saving, warnings=warnings)
+        draft = make_plan(
+            recipe, machine, counts, choice, timing, disk_free=disk_free, saving=saving, warnings=warnings
+        )
     repeated = many_epochs(draft.epochs) if draft.epochs is not None else None
     return draft if repeated is None else replace(draft, warnings=[*draft.warnings, repeated[1]])
 
