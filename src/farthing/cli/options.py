@@ -22,7 +22,8 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or th
 ModelName = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run folder, the name of one in the --runs folder, or a folder as export or transformers write it."
+        metavar="RUN",
+        help="A run folder, the name of one in the --runs folder, or a folder as export or transformers write it.",
     ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where the run folders are.")]

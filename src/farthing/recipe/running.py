@@ -50,7 +50,9 @@ class Train(Section):
 class Asked(Section):
     """A task that the model is asked while it trains (docs/tasks.md)."""
 
-    task: Literal["hellaswag", "lambada", "arc_easy", "arc_challenge", "piqa", "winogrande", "wikitext", "choices", "perplexity"]
+    task: Literal[
+        "hellaswag", "lambada", "arc_easy", "arc_challenge", "piqa", "winogrande", "wikitext", "choices", "perplexity"
+    ]
     """its name"""
     path: str = "hub"
     """its questions: a file, a folder that holds it under its usual name, or hub"""
