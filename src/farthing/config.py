@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from pydantic import ValidationError
 
 from farthing.errors import UserError, nearest
 from farthing.section import Section, recorded
+from farthing.storage import leads_to
 
 S = TypeVar("S", bound=Section)
 Table = dict[str, Any]
@@ -27,6 +30,8 @@ Table = dict[str, Any]
 MAX_BYTES = 1_000_000  # a recipe is a page of text; a larger file is not one
 MAX_BASES = 20
 MAX_DEPTH = 10
+_ALTERNATIVES = ("literal[", "constrained-", "list[", "function-")
+_ENDLESS_NAME = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){64}""")  # tomllib takes its square in memory
 _NO_BUDGET = "no budget: set one of budget.epochs, steps, tokens, flops, minutes or money"
 
 
@@ -58,10 +63,9 @@ def find_recipe(name: str, *, beside: Path | None = None) -> Path:
         UserError: there is no such file and no shipped recipe of that name.
     """
     asked = Path(name)
-    places = [beside / asked] if beside else []
-    for place in [*places, asked]:
+    for place in [beside / asked, asked] if beside else [asked]:
         for candidate in (place, Path(f"{place}.toml")):
-            if _is(Path.is_file, candidate):
+            if leads_to(Path.is_file, candidate):
                 return candidate
     # In a wheel there is no recipes/ folder in the current directory, yet README commands name it.
     stem = name.removeprefix("recipes/").removesuffix(".toml")
@@ -69,19 +73,12 @@ def find_recipe(name: str, *, beside: Path | None = None) -> Path:
     if stem in shipped_recipes():
         return shipped
     where = "(farthing recipe list shows the shipped ones)"
-    if name and _is(Path.is_dir, asked):
+    if name and leads_to(Path.is_dir, asked):
         raise UserError(f"{name}: is a folder, not a recipe {where}")
     said = name[:100] or "''"
     raise UserError(
         f"{said}: no such recipe file, nor a shipped recipe of that name{nearest(stem[:100], shipped_recipes())} {where}"
     )
-
-
-def _is(check: Callable[[Path], bool], path: Path) -> bool:
-    try:
-        return check(path)
-    except OSError:
-        return False  # too long a name, or a folder that may not be looked into
 
 
 def load_table(model: type[Section], name: str) -> tuple[Table, Path]:
@@ -211,12 +208,17 @@ def read_toml(path: Path) -> Table:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: {path.stat().st_size:,} bytes; a recipe has at most {MAX_BYTES:,}")
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        if _ENDLESS_NAME.search(text):
+            raise ValueError("a name of more than 64 parts")
+        return tomllib.loads(text)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of thousands of digits
         raise UserError(f"{path}: not TOML: {error}") from None
 
 
@@ -243,13 +245,10 @@ def _split_override(text: str) -> tuple[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    try:
+    with suppress(ValueError, RecursionError):
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        pass
     # Not TOML: a bare word or path is a string, and 1_000k-style slips are caught by validation.
-    lowered = text.lower()
-    return {"true": True, "false": False}.get(lowered, text)
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _kinds_first(pair: tuple[str, Any]) -> tuple[bool, int]:
@@ -309,8 +308,7 @@ def _explain(model: type[Section], error: ValidationError, source: Path | None) 
     same = [problem for _, other, problem in placed if other == path]
     others = len({other for _, other, _ in placed}) - 1
     where = f" ({source}{_line_of(source, path)})" if source else ""
-    more = f" [and {others} more]" if others else ""
-    return _say(model, section, path, first, same) + where + more
+    return _say(model, section, path, first, same) + where + (f" [and {others} more]" if others else "")
 
 
 def _say(model: type[Section], section: type[Section], path: str, first: Any, same: list[Any]) -> str:
@@ -365,19 +363,14 @@ def _follow(model: type[Section], loc: tuple[int | str, ...]) -> tuple[type[Sect
             section = choices[0]
         field = section.model_fields.get(str(part))
         # Inside a plain union such as `int | "auto"` pydantic adds the alternative it tried.
-        if field is None and names and not choices and part == loc[-1] and _is_alternative(str(part)):
+        tried = str(part).startswith(_ALTERNATIVES) or part in ("int", "float", "str", "bool")
+        if field is None and names and not choices and part == loc[-1] and tried:
             continue
         names.append(str(part))
         choices = _sections_in(field.annotation) if field else []
     if len(choices) == 1:
         section = choices[0]
     return section, ".".join(names)
-
-
-def _is_alternative(part: str) -> bool:
-    return part in {"int", "float", "str", "bool"} or part.startswith(
-        ("literal[", "constrained-", "list[", "function-")
-    )
 
 
 def _line_of(source: Path, path: str) -> str:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
+
+LONGEST = 2_000
+"""characters of a message; what is cut out of a longer one is absurd values, and at last its middle"""
 
 
 class FarthingError(Exception):
     """A failure with a message meant for a person and an exit code meant for a script."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message as one line of bounded length, whatever the value that it repeats."""
+        line = " ".join(super().__str__().splitlines()).strip()
+        if len(line) > LONGEST:
+            line = re.sub(r"\S{200,}", lambda value: f"{value[0][:100]}...{value[0][-20:]}", line)
+        return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
 
 
 class UserError(FarthingError, ValueError):

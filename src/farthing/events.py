@@ -190,6 +190,15 @@ class Finished(Event):
     """everything, start-up, evaluation and checkpoints included, over all sittings"""
 
 
+_RELIED_ON: dict[str, dict[str, type]] = {
+    Step.kind: {"step": int, "spent": dict},
+    Evaluated.kind: {"step": int, "validation": dict, "spent": dict},
+    Notice.kind: {"code": str, "message": str},
+    Stopped.kind: {"step": int, "reason": str, "message": str},
+}
+_MOST = 1e300
+"""a number of that size is no count and no score, and cannot be shown"""
+
 Emit = Callable[[Event], None]
 
 
@@ -278,8 +287,21 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict):
+            if not isinstance(record, dict) or not _has_its_fields(record):
                 raise UserError(f"{path}:{number}: not a JSON event: {line[:60]!r}")
-            if record.get("kind") == Started.kind and record.get("version", 0) > EVENTS_VERSION:
+            if record["kind"] == Started.kind and record.get("version", 0) > EVENTS_VERSION:
                 raise UserError(f"{path}: events of version {record['version']}; this farthing reads {EVENTS_VERSION}")
             yield record
+
+
+def _has_its_fields(record: dict[str, Any]) -> bool:
+    """Whether what every reader relies on is there and of its kind."""
+    if not isinstance(record.get("kind"), str) or not isinstance(record.get("version", 0), int):
+        return False
+    known = _RELIED_ON.get(record["kind"], {})
+    tables = [record[name] for name, kind in known.items() if kind is dict and isinstance(record.get(name), dict)]
+    return all(isinstance(record.get(name), kind) for name, kind in known.items()) and all(
+        value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < _MOST)
+        for table in tables
+        for value in table.values()
+    )

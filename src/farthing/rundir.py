@@ -12,10 +12,13 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from farthing.errors import RunLockedError, UserError, nearest
-from farthing.storage import new_folder, read_json, write_json, write_text
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from farthing.errors import CheckpointError, RunLockedError, UserError, nearest
+from farthing.forms import shaped
+from farthing.storage import leads_to, new_folder, read_json, write_json, write_text
 
 try:
     import fcntl
@@ -35,6 +38,73 @@ MAX_NAME_BYTES = 200
 """bytes of it: file systems allow 255, and temporary names are a little longer"""
 REPLACED = ".old-"
 """how the name of a checkpoint begins while a new one takes its place"""
+
+
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
+
+
+_NUMBERS = (
+    "bits_per_byte", "nats_per_token", "nats_per_character", "perplexity", "tokens", "bytes", "legacy_titles",
+    "legacy_coverage",
+)  # fmt: skip
+"""of a result's validation: what is shown as numbers where it is there"""
+
+
+class _Form(BaseModel):
+    """What every reader of a file relies on; its other fields are for those who know them."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Part(_Form):
+    fingerprint: str
+
+
+class _Data(_Form):
+    kind: str
+    parts: dict[str, _Part | None]
+    tokenizer: _Part
+
+
+class _Receipt(_Form):
+    recipe: str
+    directory: str
+    data: _Data
+
+
+class _Status(_Form):
+    status: str = "finished"
+
+
+class _Sample(_Form):
+    prompt: str
+    text: str
+
+
+class _Best(_Form):
+    step: int
+    bits_per_byte: Number
+
+
+class _Result(_Form):
+    run: str
+    status: str
+    validation: dict[str, Number | str | None]
+    spent: dict[str, Number]
+    wall_seconds: Number
+    parameters: Annotated[int, Field(ge=0, lt=2**63)]
+    startup: dict[str, Number] = {}
+    references: dict[str, Number] | None = None
+    best: _Best | None = None
+    samples: list[_Sample] = []
+
+    @model_validator(mode="after")
+    def _has_a_score(self) -> _Result:
+        if self.validation and "bits_per_byte" not in self.validation:
+            raise ValueError("validation has no bits_per_byte")
+        if words := [name for name in _NUMBERS if isinstance(self.validation.get(name), str)]:
+            raise ValueError(f"validation.{words[0]} is no number")
+        return self
 
 
 class RunDir:
@@ -157,7 +227,7 @@ class RunDir:
     def status(self) -> str:
         """finished, running or stopped, from the files alone."""
         if self.result.is_file():
-            return str(read_json(self.result).get("status", "finished"))
+            return str(_read(self.result, _Status).get("status", "finished"))
         return "running" if self.is_locked() else "stopped"
 
     def is_locked(self) -> bool:
@@ -236,12 +306,12 @@ def find_run(name: str, runs: Path) -> RunDir:
         UserError: there is none; the nearest name is in the message.
     """
     for path in (runs / name, Path(name)):
-        if (path / "recipe.toml").is_file():
+        if leads_to(Path.is_file, path / "recipe.toml"):
             return RunDir(path)
     known = [run.name for run in list_runs(runs)]
-    if Path(name).is_dir():
+    if leads_to(Path.is_dir, Path(name)):
         raise UserError(f"{name}: is not a run folder: it has no recipe.toml")
-    raise UserError(f"{name}: no such run in {runs}{nearest(name, known)} (farthing runs lists them)")
+    raise UserError(f"{name[:200]}: no such run in {runs}{nearest(name[:200], known)} (farthing runs lists them)")
 
 
 def find_model(name: str, runs: Path) -> RunDir | Path:
@@ -251,9 +321,9 @@ def find_model(name: str, runs: Path) -> RunDir | Path:
         UserError: there is neither.
     """
     folder = Path(name)
-    if (folder / "config.json").is_file() and not (folder / "recipe.toml").is_file():
+    if leads_to(Path.is_file, folder / "config.json") and not (folder / "recipe.toml").is_file():
         return folder
-    if folder.is_dir() and not any((one / "recipe.toml").is_file() for one in (runs / name, folder)):
+    if leads_to(Path.is_dir, folder) and not any((one / "recipe.toml").is_file() for one in (runs / name, folder)):
         raise UserError(
             f"{name}: is not a run folder (it has no recipe.toml), nor one of a model (it has no config.json)"
         )
@@ -282,8 +352,30 @@ def noise_path(runs: Path, arm: str) -> Path:
 
 
 def read_result(run: RunDir) -> Mapping[str, Any]:
-    """result.json, or an empty mapping while there is none."""
-    return read_json(run.result) if run.result.is_file() else {}
+    """result.json, or an empty mapping while there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    return _read(run.result, _Result) if run.result.is_file() else {}
+
+
+def read_receipt(run: RunDir) -> dict[str, Any]:
+    """The receipt that a run was started with.
+
+    Raises:
+        CheckpointError: receipt.json is missing or damaged.
+    """
+    return _read(run.receipt, _Receipt)
+
+
+def _read(path: Path, form: type[_Form]) -> dict[str, Any]:
+    try:
+        table = read_json(path)
+        shaped(form, table)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    return dict(table)
 
 
 def _taken(path: Path) -> UserError:

@@ -14,7 +14,7 @@ from typing import Any
 from farthing import assemble, config
 from farthing.data.prepare import Prepared
 from farthing.data.store import Report
-from farthing.errors import CheckpointError, DataError, FarthingError, ResourceError, UserError
+from farthing.errors import CheckpointError, DataError, FarthingError, ResourceError, UserError, first_line
 from farthing.evals.tasks import Loaded
 from farthing.evals.tasks.action import load_asked, task_actions
 from farthing.events import (
@@ -33,7 +33,7 @@ from farthing.events import (
 )
 from farthing.planning import Plan
 from farthing.recipe import Recipe
-from farthing.rundir import RESULT_VERSION, RunDir
+from farthing.rundir import RESULT_VERSION, RunDir, read_receipt, read_result
 from farthing.runtime.device import Machine, configure, this_machine
 from farthing.runtime.disk import saving_rate
 from farthing.runtime.seed import compare_fingerprints
@@ -118,7 +118,7 @@ def resume(
     watcher = watcher or Watcher()
     with run.locked():
         if run.result.is_file():
-            return dict(read_json(run.result))
+            return dict(read_result(run))
         run.sweep()
         recipe = config.load(Recipe, str(run.recipe))
         with startup.stage("plan"):
@@ -344,23 +344,8 @@ def read_plan(run: RunDir) -> Plan:
     """
     try:
         return Plan.of(read_json(run.plan))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{run.plan}: cannot be read: {error}") from None
-
-
-def read_receipt(run: RunDir) -> dict[str, Any]:
-    """The receipt that a run was started with.
-
-    Raises:
-        CheckpointError: receipt.json is missing or damaged.
-    """
-    try:
-        table = dict(read_json(run.receipt))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{run.receipt}: cannot be read: {error}") from None
-    if missing := {"recipe", "directory", "data"} - table.keys():
-        raise CheckpointError(f"{run.receipt}: damaged: it does not name the run's {sorted(missing)[0]}")
-    return table
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{run.plan}: cannot be read: {first_line(error)}") from None
 
 
 def existing(path: Path) -> Path:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read strict JSON: duplicate keys, NaN and infinity raise ValueError."""
+    """Read strict JSON: duplicate keys, NaN, infinity and nesting without end raise ValueError."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
@@ -95,7 +95,10 @@ def read_json(path: Path) -> Any:
     def refuse(word: str) -> Any:
         raise ValueError(f"{path}: {word} is not a number")
 
-    return json.loads(path.read_text("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+    try:
+        return json.loads(path.read_text("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
 
 
 @contextmanager
@@ -126,6 +129,14 @@ def new_folder(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     fsync_folder(path.parent)
+
+
+def leads_to(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a path that a person gave is one of `kind` (Path.is_file, Path.is_dir); False where none can be."""
+    try:
+        return kind(path)
+    except OSError:
+        return False  # too long a name, or a folder that may not be looked into
 
 
 def sha256_of(path: Path) -> str:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "farthing"
 
 FLOORS = (
-    {"errors", "section", "storage"},
+    {"errors", "forms", "section", "storage"},
     {"config", "budget", "events"},
     {"recipe", "rundir"},
     {"sinks", "compare"},

@@ -93,7 +93,7 @@ FLAGS = [
     (["eval", "folder"], ["folder", "is not a run folder"]),
     (["sample", "done"], ["done", "no such run"]),
     (["resume", "done"], ["done", "no such run"]),
-    (["resume"], ["argument"]),
+    (["resume"], ["name a run", "--all DIR"]),
     (["recipe", "diff", "default", "defualt"], ["defualt", "did you mean default?"]),
     (["data", "get", "tinystorys"], ["'tinystorys'", "tinystories"]),
     (["data", "get", "tinystories", "--shards", "0"], ["shards = 0"]),
@@ -106,6 +106,10 @@ FLAGS = [
 
 @pytest.fixture
 def littered(desk: Path) -> Path:
+    return litter(desk)
+
+
+def litter(desk: Path) -> Path:
     """The desk with files of every wrong kind."""
     (desk / "empty.txt").touch()
     (desk / "binary.txt").write_bytes(b"\0\1\2\xff\xfe")

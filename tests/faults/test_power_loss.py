@@ -14,7 +14,7 @@ import pytest
 from farthing import assemble, session, storage
 from farthing.errors import FarthingError
 from farthing.events import Event
-from farthing.rundir import RunDir
+from farthing.rundir import RunDir, read_receipt
 from farthing.training import checkpoint as checkpoints
 from faults.images import Recording, State, images, recording
 from training.story import final_state, new_run, recipe, resume, watching
@@ -51,7 +51,7 @@ def trouble_with(run: RunDir, state: State, identity: dict[str, str]) -> str | N
             run.sweep()
             found = checkpoints.load_newest(run, identity, lambda damage: None)
             session.read_plan(run)
-            session.read_receipt(run)
+            read_receipt(run)
     except FarthingError as error:
         return f"{type(error).__name__}: {error}"
     reached = 0 if found is None else found[0].state["step"]

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from farthing import config, session
+from farthing import config
 from farthing.api import verbs
 from farthing.api.continuing import with_start
 from farthing.api.recipes import Overrides, resolve
@@ -20,7 +20,7 @@ from farthing.compare.noise import NoiseFloor
 from farthing.compare.runs import failure, gather, read_held_out
 from farthing.errors import DivergedError, Preempted, ResourceError, UserError
 from farthing.recipe import Recipe
-from farthing.rundir import HELD_OUT_VERSION, RunDir, check_name
+from farthing.rundir import HELD_OUT_VERSION, RunDir, check_name, read_receipt
 from farthing.storage import write_json
 from farthing.training.interruption import parse_deadline
 
@@ -176,7 +176,7 @@ def _same_recipe(folder: RunDir, recipe: Recipe) -> None:
     if not folder.path.exists():
         return
     RunDir.open(folder.path)
-    if session.read_receipt(folder)["recipe"] == config.fingerprint(recipe):
+    if read_receipt(folder)["recipe"] == config.fingerprint(recipe):
         return
     changes = config.diff(config.load(Recipe, str(folder.recipe)), recipe)
     what = (

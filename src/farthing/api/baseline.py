@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farthing import assemble, config, session
+from farthing import assemble, config
 from farthing.errors import DataError, UserError
 from farthing.export.foreign import Foreign
 from farthing.model.gpt import model_with
 from farthing.planning import Settings
 from farthing.recipe import Recipe
-from farthing.rundir import RunDir
+from farthing.rundir import RunDir, read_receipt
 from farthing.runtime.device import Machine
 from farthing.storage import cache_folder, write_text
 
@@ -50,7 +50,7 @@ def score_as(like: RunDir, recipe: Recipe, settings: Settings, machine: Machine,
         UserError: that run has no text of its own.
         DataError: the text is no longer what it was.
     """
-    receipt = session.read_receipt(like)
+    receipt = read_receipt(like)
     were = receipt["data"]["parts"]
     if "validation" not in were:
         raise UserError(f"--text-of {like.path}: that run has no text of its own")

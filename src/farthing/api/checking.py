@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from farthing import assemble, config, session
+from farthing import assemble, config
 from farthing.data.store import Report, silent
 from farthing.errors import FarthingError, UserError, first_line
 from farthing.events import Evaluated, read_events
@@ -15,7 +15,7 @@ from farthing.export.checklist import Point, Recorded, check, failures
 from farthing.export.leaks import Private
 from farthing.export.push import Pushed, push
 from farthing.recipe import Recipe
-from farthing.rundir import RunDir, find_run, read_result
+from farthing.rundir import RunDir, find_run, read_receipt, read_result
 from farthing.sinks.reading import Reading
 from farthing.storage import cache_folder
 
@@ -78,7 +78,7 @@ def private_to(folder: Path, run: RunDir | None) -> Private:
     places = [folder.absolute(), *([] if run is None else [run.path.absolute()])]
     if run is not None:
         with suppress(FarthingError):
-            places.append(Path(session.read_receipt(run)["directory"]))
+            places.append(Path(read_receipt(run)["directory"]))
     return Private.here(places)
 
 
@@ -90,7 +90,7 @@ def recorded(run: RunDir, report: Report = silent) -> Recorded | str:
     if not any(scores.values()):
         return "the run was never scored"
     try:
-        recipe, receipt = config.load(Recipe, str(run.recipe)), session.read_receipt(run)
+        recipe, receipt = config.load(Recipe, str(run.recipe)), read_receipt(run)
         text = assemble.read_text(recipe, directory=Path(receipt["directory"]), cache=cache_folder(), report=report)
     except (FarthingError, OSError) as error:
         return f"the run's text cannot be read any more: {first_line(error)}"

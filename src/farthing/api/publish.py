@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from farthing import __version__, assemble, config, session
+from farthing import __version__, assemble, config
 from farthing.api.checking import publish_check, push_checked
 from farthing.api.trained import tokenizer_of
 from farthing.budget import Budget
@@ -21,7 +21,7 @@ from farthing.export.gate import excerpts
 from farthing.export.provenance import provenance
 from farthing.export.push import Pushed, check_repository
 from farthing.recipe import Recipe
-from farthing.rundir import RunDir, find_run
+from farthing.rundir import RunDir, find_run, read_receipt
 from farthing.sinks.reading import Reading
 from farthing.storage import cache_folder
 from farthing.training import checkpoint as checkpoints
@@ -153,7 +153,7 @@ def exportable(
 
 def _texts(run: RunDir, recipe: Recipe, report: Report) -> list[str]:
     """Some of the run's validation text; none where the files are no longer there."""
-    receipt = session.read_receipt(run)
+    receipt = read_receipt(run)
     if not receipt["data"]["parts"]:  # a model from elsewhere, whose recipe names no text of its own
         return []
     directory = Path(receipt["directory"])

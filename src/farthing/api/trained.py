@@ -15,7 +15,7 @@ from farthing.data.prepare import prepare_held_out
 from farthing.data.split import TokenSplit
 from farthing.data.store import Report
 from farthing.data.tokenizer import Tokenizer
-from farthing.errors import DataError, UserError
+from farthing.errors import CheckpointError, DataError, UserError, first_line
 from farthing.evals.references import references as compare_with
 from farthing.evals.samples import continue_text, stream_text
 from farthing.export.foreign import read_folder
@@ -23,7 +23,7 @@ from farthing.model.gpt import GPT, model_with
 from farthing.model.inference import Precision
 from farthing.recipe import Recipe
 from farthing.recipe.model import Model
-from farthing.rundir import RunDir, find_model
+from farthing.rundir import RunDir, find_model, read_receipt
 from farthing.runtime.device import choose_attention, choose_precision
 from farthing.sinks.reading import Reading
 from farthing.storage import cache_folder
@@ -167,7 +167,7 @@ class TrainedModel:
             if held_out is None:
                 raise UserError(f"{self.name}: was trained elsewhere and brings no text; name one with --data FILE")
             return held_out, None
-        directory = Path(session.read_receipt(self.run)["directory"])
+        directory = Path(read_receipt(self.run)["directory"])
         try:
             text = assemble.read_text(recipe, directory=directory, cache=cache, report=report)
         except UserError:
@@ -225,7 +225,7 @@ def _parts(run: RunDir | None) -> dict[str, str]:
     """Fingerprints of the parts of a run's text, by name; none for a model that was trained elsewhere."""
     if run is None:
         return {}
-    parts = session.read_receipt(run)["data"]["parts"]
+    parts = read_receipt(run)["data"]["parts"]
     return {name: part["fingerprint"] for name, part in parts.items() if part}
 
 
@@ -239,7 +239,7 @@ def tokenizer_of(run: RunDir) -> Tokenizer:
         found = Tokenizer.from_json(run.tokenizer.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{run.tokenizer}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    was = session.read_receipt(run)["data"]["tokenizer"]["fingerprint"]
+    was = read_receipt(run)["data"]["tokenizer"]["fingerprint"]
     if found.fingerprint != was:
         raise DataError(
             f"{run.tokenizer}: is not the run's own ({found.fingerprint[:12]}, was {was[:12]}); put that back"
@@ -279,7 +279,13 @@ def open_checkpoint(run: RunDir, *, checkpoint: str = "last", device: str = "aut
     )
     machine = session.prepare_machine(recipe, device, threads=settings.threads)
     weights, step = checkpoints.weights(run, checkpoint)
-    model = assemble.load_model(recipe, settings, weights, tokenizer.vocab_size).to(machine.torch_device)
+    try:
+        model = assemble.load_model(recipe, settings, weights, tokenizer.vocab_size).to(machine.torch_device)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{run.path}: the weights after step {step} are not those of its recipe: {first_line(error)}; "
+            "put the run's own files back"
+        ) from None
     return TrainedModel(run.name, model, tokenizer, settings.precision, step, recipe, run)
 
 

@@ -112,6 +112,8 @@ def _guarded(arguments: list[str] | None) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
             return _complain(f"{error.filename or 'a file'}: cannot be written: {error.strerror}", 2)
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
+            return _complain(f"{str(error.filename or 'a path')[:200]}: cannot be used: {error.strerror}", 2)
         return _bug(error)
     except Exception as error:
         return _bug(error)
@@ -128,6 +130,8 @@ def _one_line(error: Any, arguments: list[str]) -> str:
     elif "valid integer" in message or "valid number" in message:
         kind = "a whole number" if "integer" in message else "a number"
         return f"{_given(error.param, arguments)}: should be {kind}"
+    elif "Input should be " in message and error.param is not None:
+        return f"{_given(error.param, arguments)}: should be {message.partition('Input should be ')[2]}"
     path = error.ctx.command_path if error.ctx is not None else "farthing"
     return f"{message[:1].lower()}{message[1:]} ({path} --help shows what there is)"
 

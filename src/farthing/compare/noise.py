@@ -121,7 +121,7 @@ def find(runs: Path, arm: str) -> NoiseFloor | None:
         return NoiseFloor(
             found["name"], found["arm"], scores, int(found["failed"]), found["text"], int(found["yardstick"])
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: damaged: {error}; measure it again with: farthing noise RECIPE") from None

@@ -107,7 +107,7 @@ def gather(named: Sequence[str], *, runs: Path, recipe: type[Section]) -> Gather
     for folder in folders.values():
         try:
             found.runs.append(read_run(RunDir(folder), recipe))
-        except (FarthingError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (FarthingError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             found.left_out.append(LeftOut(folder.name, _reason(error)))
     if not found.runs:
         first = f": {found.left_out[0]}" if found.left_out else ""

@@ -37,10 +37,10 @@ def parse(text: str, *, where: str = "tokenizer.json") -> Specification:
             raise UserError(
                 f"{where}: id {number} is both {names[number]!r} and {name!r}; give each token an id of its own"
             )
-    holes = sorted(set(range(max(names, default=0) + 1)) - set(names)) if max(names, default=0) < 1 << 24 else [-1]
-    if holes:
+    hole = next((number for number in range(len(names)) if number not in names), None)
+    if hole is not None:
         raise UserError(
-            f"{where}: {len(names)} tokens with ids up to {max(names, default=0)}, but none has id {max(holes[0], 0)}; "
+            f"{where}: {len(names)} tokens with ids up to {max(names)}, but none has id {hole}; "
             "number the vocabulary from 0 without holes"
         )
     return specification

@@ -6,6 +6,7 @@ Nothing here can run code: no pickle, no class named by a file, no library that 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -179,7 +180,7 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
         raise UserError(f"{folder / _INDEX}: no weight_map in it; the index is damaged")
     wanted = {}
     for name, file in table.items():
-        plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
+        plain = isinstance(file, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", file) is not None
         if not plain or not (folder / file).is_file():
             raise UserError(f"{folder / _INDEX}: {str(file)[:80]!r} is not a safetensors file beside it")
         wanted[name] = folder / file

@@ -6,9 +6,13 @@ Shapes: B batch, L context length, S positions kept so far, T new positions, H k
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from farthing.recipe.model import Model
+
+_FIRST_ROOM = 1 << 16
+"""positions"""
 
 
 class KeyValueCache:
@@ -24,7 +28,8 @@ class KeyValueCache:
 
     def __init__(self, section: Model, *, positions: int | None = None) -> None:
         self.section = section
-        self._room = section.context_length if positions is None else positions
+        # A model from elsewhere may claim a context that fills any memory: room for a longer one is made when it is used.
+        self._room = min(section.context_length, _FIRST_ROOM) if positions is None else positions
         self.length = 0
         self._stores: dict[int, tuple[Tensor, Tensor]] = {}
         self._segments_BL: Tensor | None = None
@@ -43,10 +48,12 @@ class KeyValueCache:
         if layer not in self._stores:
             shape = (batch, heads, self._room, width)
             self._stores[layer] = (keys_BHTK.new_empty(shape), values_BHTK.new_empty(shape))
-        keys, values = self._stores[layer]
+        end = self.length + new
+        while end > self._room:
+            self._room *= 2
+        keys, values = self._stores[layer] = _with_room(self._stores[layer], self._room)
         keys.narrow(2, self.length, new).copy_(keys_BHTK)
         values.narrow(2, self.length, new).copy_(values_BHTK)
-        end = self.length + new
         return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def append_segments(self, segments_BT: Tensor) -> Tensor:
@@ -54,6 +61,8 @@ class KeyValueCache:
         if self._segments_BL is None:
             self._segments_BL = segments_BT.new_zeros((segments_BT.shape[0], self._room))
         end = self.length + segments_BT.shape[1]
+        if end > self._segments_BL.shape[1]:
+            self._segments_BL = F.pad(self._segments_BL, (0, end))
         self._segments_BL[:, self.length : end] = segments_BT
         return self._segments_BL[:, :end]
 
@@ -98,3 +107,9 @@ def _longer(kept: Tensor, rows: Tensor, axis: int, length: int) -> Tensor:
 def cache_bytes(section: Model) -> int:
     """What a text's cache takes in fp32, in bytes."""
     return 2 * 4 * section.n_layer * section.kv_heads * section.head_dim * section.context_length
+
+
+def _with_room(stores: tuple[Tensor, Tensor], room: int) -> tuple[Tensor, Tensor]:
+    """Keys and values, [B, H, L, K], with L no less than `room`."""
+    missing = room - stores[0].shape[2]
+    return stores if missing <= 0 else (F.pad(stores[0], (0, 0, 0, missing)), F.pad(stores[1], (0, 0, 0, missing)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from farthing.model import documents
 from farthing.model.attention import Attention, AttentionPath, Surroundings, visibility
 from farthing.model.cache import KeyValueCache
+from farthing.model.cost import count_parameters
 from farthing.model.init import initialize
 from farthing.model.linear import Embedding, Linear, WeightGradient
 from farthing.model.mlp import Mlp
@@ -199,6 +200,10 @@ def model_with(
     Raises:
         RuntimeError: a name is missing or surplus, or a shape is another.
     """
+    there, wanted = sum(values.numel() for values in weights.values()), count_parameters(section, vocab_size)
+    if there != wanted:
+        # Told before a model is built, which of a section that was made to do harm would take for ever.
+        raise RuntimeError(f"{there:,} parameters where the model has {wanted:,}")
     with torch.device("meta"):
         model = GPT(section, vocab_size, attention=attention, weight_gradient=weight_gradient)
     model.load_state_dict(weights, strict=True, assign=True)

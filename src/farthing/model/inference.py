@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -61,7 +61,8 @@ class Inference:
         attend_in = self._embed.dtype if low_on_cpu and layout == "tokens" else make.dtype
         with torch.inference_mode():
             self._positions = None if model.position is None else model.position.weight.detach()
-            self._turns = _turns(model, attend_in)
+            self._more_turns = partial(_turns, model, attend_in)
+            self._turns = self._more_turns(0)
             self._blocks = [_Layer(block, make, attend_in) for block in model.blocks if isinstance(block, Block)]
             self._norm = None if model.norm is None else _norm(model.norm)
             self._lower = make.lower
@@ -89,6 +90,9 @@ class Inference:
         if segments_BT is not None:
             assert section.attention.scope == "document", "segments given to a model that attends to the whole window"
             visible = visibility(segments_BT, segments_BT if cache is None else cache.append_segments(segments_BT))
+        while self._turns is not None and (known := len(self._turns[0])) < end:
+            cos_T1K, sin_T1K = self._more_turns(known) or self._turns
+            self._turns = torch.cat((self._turns[0], cos_T1K)), torch.cat((self._turns[1], sin_T1K))
         turns = None if self._turns is None else (self._turns[0][start:end], self._turns[1][start:end])
         around = _Around(turns, visible, cache)
         for block in self._blocks:
@@ -275,14 +279,18 @@ def _head_norm(module: Attention) -> Function | None:
     return layer_norm
 
 
-def _turns(model: GPT, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-    """RoPE's cosines and signed sines for every position of a window, [T, 1, K] each."""
+_TURNS = 1 << 16
+"""positions whose turns are kept from the start: a model from elsewhere may claim a context that fills any memory"""
+
+
+def _turns(model: GPT, dtype: torch.dtype, start: int) -> tuple[Tensor, Tensor] | None:
+    """RoPE's cosines and signed sines for the positions of a window from `start` on, [T, 1, K] each."""
     section = model.section
     if not isinstance(section.position, Rope):
         return None
-    cos, sin = rotations(
-        0, section.context_length, section.head_dim, base=section.position.base, device=model.embed.weight.device
-    ).to(dtype)
+    length = min(_TURNS, section.context_length - start)
+    device = model.embed.weight.device
+    cos, sin = rotations(start, length, section.head_dim, base=section.position.base, device=device).to(dtype)
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 

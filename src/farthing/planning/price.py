@@ -13,6 +13,7 @@ from typing import Any
 
 from farthing.budget import Rates, steps_for_limits
 from farthing.events import Notice
+from farthing.forms import shaped
 from farthing.model import cost
 from farthing.optim.memory import state_bytes
 from farthing.planning.choose import Choice
@@ -42,6 +43,8 @@ MOST_BETWEEN_SAVES = 60.0
 MOST_SPENT_ON_SAVES = 0.02
 """share of the time"""
 GIB = 1 << 30
+MOST_THREADS = 4096
+"""that a plan may ask torch for; far more would only be asked by a damaged one"""
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,12 @@ class Plan:
         """The plan that `as_dict` described, now or in an earlier version.
 
         Raises:
-            TypeError, KeyError, AttributeError: it is not of that form.
+            ValueError: it is not of that form.
         """
-        trial = table.get("trial")
-        made = {
-            "settings": Settings(**table["settings"]),
-            "trial": None if trial is None else Trial.of(trial),
-            "fallbacks": [Notice(**one) for one in table.get("fallbacks", [])],
-        }
-        return cls(**{**table, **made})
+        made = shaped(cls, table)
+        if not 1 <= made.settings.threads <= MOST_THREADS:
+            raise ValueError(f"settings.threads: {made.settings.threads} is no number of threads")
+        return made
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; what plan.json holds."""

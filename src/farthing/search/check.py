@@ -14,6 +14,7 @@ from farthing.search.asked import AnyDimension, Choice, Search, Tie, Value
 from farthing.search.file import dimensions, fault, find_search, read_search, ties
 from farthing.search.space import Candidate, Conflict, Domain, Options, Range, Space, needs
 from farthing.section import Section
+from farthing.storage import leads_to
 
 PROBES = 64
 """random candidates of which one must be accepted, for each choice and for each end of a range"""
@@ -53,7 +54,7 @@ def read(name: str, schema: type[Section], overrides: Sequence[str] = ()) -> Ask
     own = [one.removeprefix(OWN) for one in overrides if one.startswith(OWN)]
     search = read_search(path, own)
     beside = path.parent / search.recipe
-    found = next((one for one in (beside, Path(f"{beside}.toml")) if one.is_file()), None)
+    found = next((one for one in (beside, Path(f"{beside}.toml")) if leads_to(Path.is_file, one)), None)
     base = search.recipe if found is None else str(found)
     table, _ = config.load_table(schema, base)
     changed = config.override(config.with_kinds(schema, table), dict(search.changes))

@@ -13,6 +13,7 @@ from farthing import config
 from farthing.errors import UserError, nearest
 from farthing.search.asked import SearchLimits
 from farthing.section import Section
+from farthing.storage import leads_to
 
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -159,7 +160,7 @@ def read(name: str, schema: type[Section], overrides: Sequence[str] = ()) -> Ask
     table = config.override(config.with_kinds(Climb, config.read_toml(path)), own)
     climb = config.build(Climb, table, source=path)
     beside = path.parent / climb.recipe
-    found = next((one for one in (beside, Path(f"{beside}.toml")) if one.is_file()), None)
+    found = next((one for one in (beside, Path(f"{beside}.toml")) if leads_to(Path.is_file, one)), None)
     recipe, _ = config.load_table(schema, climb.recipe if found is None else str(found))
     base = config.override(config.with_kinds(schema, recipe), flat(schema, climb.changes))
     base = config.override(base, [one for one in overrides if not one.startswith(OWN)])

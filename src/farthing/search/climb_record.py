@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from farthing import config
 from farthing.errors import UserError
+from farthing.forms import shaped
 from farthing.rundir import RunDir
 from farthing.section import Section
 from farthing.storage import read_json, write_json, write_text
@@ -150,8 +151,10 @@ class ClimbFolder:
             table = dict(read_json(self.standing))
             if table.pop("version") > VERSION:
                 raise UserError(f"{self.standing}: written by a newer farthing")
-            decisions = [Decision(**one) for one in table.pop("decisions")]
-            return Standing(decisions=decisions, **table)
+            standing = shaped(Standing, table)
+            if strange := [arm for arm in standing.arms.values() if not re.fullmatch(r"[a-z0-9-]{1,60}", arm)]:
+                raise ValueError(f"arms: {strange[0][:80]!r} is the name of no runs")
+            return standing
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,14 +61,14 @@ def dimensions(search: Search, path: Path | None) -> dict[str, AnyDimension]:
     found: dict[str, AnyDimension] = {}
     for name, table in _tables(search.space, "", "kind"):
         kind = table.get("kind") if isinstance(table, Mapping) else None
-        if kind not in _DIMENSIONS:
+        if not isinstance(kind, str) or kind not in _DIMENSIONS:
             given = "must be a table with a kind" if kind is None else f"kind={kind!r}: no such kind"
             close = nearest(str(kind), _DIMENSIONS) if kind is not None else ""
             raise fault(f"{given}{close}; it may be {', '.join(_DIMENSIONS)}", "space", name, path)
         if name in found:
             raise fault("is given twice", "space", name, path)
         try:
-            found[name] = _range_of(config.build(_DIMENSIONS[typing.cast(str, kind)], dict(table)))
+            found[name] = _range_of(config.build(_DIMENSIONS[kind], dict(table)))
         except ValueError as error:
             raise fault(str(error), "space", name, path) from None
     return found

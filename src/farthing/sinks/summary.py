@@ -75,7 +75,7 @@ def render(summary: Summary, *, encoding: str = "utf-8") -> RenderableType:
     parts.append(Text.assemble((clean(summary.run), "bold"), (dot, "dim"), (clean(summary.status), status_style)))
     if "bits_per_byte" in summary.validation:
         parts += [Text(), _headline(summary.validation)]
-        if summary.references:
+        if summary.references and summary.validation["bits_per_byte"] is not None:
             parts += [Text(), Text("the same text by other means, in bits per byte", style="dim")]
             parts.append(_scale(summary, unicode, clean))
     parts += [Text(), _facts(summary, dot, clean)]
@@ -91,6 +91,8 @@ def render(summary: Summary, *, encoding: str = "utf-8") -> RenderableType:
 
 
 def _headline(validation: Mapping[str, Any]) -> Text:
+    if validation["bits_per_byte"] is None:
+        return Text("the score is not finite", "bold yellow")
     headline = Text.assemble((f"{validation['bits_per_byte']:.4f}", "bold cyan"), (" bits per byte", "bold"))
     if "tokens" in validation and "bytes" in validation:
         scored = f"\neach of {validation['tokens']:,} held-out tokens scored once, {validation['bytes']:,} bytes"
@@ -115,11 +117,11 @@ def _scale(summary: Summary, unicode: bool, clean: Any) -> Table:
 def _facts(summary: Summary, dot: str, clean: Any) -> Table:
     spent, validation = summary.spent, summary.validation
     other = []
-    if "nats_per_token" in validation:
+    if validation.get("nats_per_token") is not None:
         other.append(f"{validation['nats_per_token']:.4f} nats per token")
-    if "perplexity" in validation:
+    if validation.get("perplexity") is not None:
         other.append(f"perplexity {validation['perplexity']:,.2f}")
-    if "nats_per_character" in validation:
+    if validation.get("nats_per_character") is not None:
         other.append(f"{validation['nats_per_character']:.4f} nats per character")
     work = [f"{spent.get('steps', 0):,.0f} steps", f"{quantity(spent.get('tokens', 0))} tokens"]
     work.append(f"{spent.get('epochs', 0):.3g} epochs")

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from farthing.errors import CheckpointError, UserError
+from farthing.errors import CheckpointError, UserError, first_line
 from farthing.rundir import REPLACED, RunDir
 from farthing.storage import crashpoint, fsync_folder, new_folder, read_json, sha256_of, write_json
 
@@ -126,37 +126,54 @@ def verify(folder: Path) -> dict[str, Any]:
         manifest = read_json(folder / _MANIFEST)
         body = {key: value for key, value in manifest.items() if key != "sha256"}
         sound = manifest["sha256"] == _hash_of(body)
-        version, files = manifest["format"], manifest["files"]
+        version = manifest["format"]
+        files = {str(name): (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{_MANIFEST} cannot be read ({error})") from None
     if not sound:
         raise DamagedCheckpoint(f"{_MANIFEST} does not match its own checksum")
+    told = {"format": int, "step": int, "identity": dict}
+    if untold := [name for name, kind in told.items() if not isinstance(manifest.get(name), kind)]:
+        raise DamagedCheckpoint(f"{_MANIFEST} does not tell its {untold[0]}")
     if version > FORMAT:
         raise UserError(f"{folder}: written in format {version} by a newer farthing; this one reads up to {FORMAT}")
     if folder.name != f"step-{manifest['step']:08d}":
         raise DamagedCheckpoint(f"it is the checkpoint of step {manifest['step']}, under another name")
     if surplus := sorted({file.name for file in folder.iterdir()} - files.keys() - {_MANIFEST}):
         raise DamagedCheckpoint(f"{surplus[0]} does not belong to it")
-    for name, facts in files.items():
+    for name, (size, sha256) in files.items():
         file = folder / name
+        # A checkpoint that somebody made to do harm might name a file elsewhere.
+        if Path(name).name != name or file.is_symlink():
+            raise DamagedCheckpoint(f"{name[:80]!r} is not a file of its own")
         if not file.is_file():
             raise DamagedCheckpoint(f"{name} is missing")
-        if file.stat().st_size != facts["bytes"]:
-            raise DamagedCheckpoint(f"{name} has {file.stat().st_size:,} bytes, not {facts['bytes']:,}")
-        if sha256_of(file) != facts["sha256"]:
+        if file.stat().st_size != size:
+            raise DamagedCheckpoint(f"{name} has {file.stat().st_size:,} bytes, not {size:,}")
+        if sha256_of(file) != sha256:
             raise DamagedCheckpoint(f"{name} does not match its checksum")
     return dict(manifest)
 
 
 def load(folder: Path) -> Snapshot:
-    """Read a checkpoint whose bytes have been verified."""
+    """Read a checkpoint whose bytes have been verified.
+
+    Raises:
+        CheckpointError: its files agree with its manifest and are none of ours all the same.
+    """
     average = folder / "average.safetensors"
-    return Snapshot(
-        model=load_file(folder / "model.safetensors"),
-        optimizer=load_file(folder / "optimizer.safetensors"),
-        average=load_file(average) if average.exists() else None,
-        state=read_json(folder / _STATE),
-    )
+    try:
+        state = read_json(folder / _STATE)
+        if not isinstance(state, dict):
+            raise ValueError(f"{_STATE} is not a JSON object")
+        return Snapshot(
+            model=load_file(folder / "model.safetensors"),
+            optimizer=load_file(folder / "optimizer.safetensors"),
+            average=load_file(average) if average.exists() else None,
+            state=state,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {first_line(error)}") from None
 
 
 def load_newest(
@@ -217,8 +234,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     As the library gives them they are parts of the file, mapped: where they begin depends on the header's length, and
     with that the last bits of matrix products.
+
+    Raises:
+        CheckpointError: it is no safetensors file.
     """
-    return {name: values.clone() for name, values in load_file(path).items()}
+    try:
+        return {name: values.clone() for name, values in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {first_line(error)}") from None
 
 
 def weights_file(run: RunDir, which: str = "best") -> WeightsFile:
@@ -258,9 +281,9 @@ def best_step(run: RunDir) -> int | None:
     for step in reversed(run.checkpoint_steps()):
         try:
             best = read_json(run.checkpoint(step) / _STATE).get("best_step")
-        except (OSError, ValueError):
+            return None if best is None else int(best)
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError):
             continue
-        return None if best is None else int(best)
     return None
 
 

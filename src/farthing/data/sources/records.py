@@ -87,7 +87,7 @@ def parquet_documents(section: Parquet, files: Iterable[Path], progress: Progres
                     progress(size * batch.num_rows // rows)
                     for text in batch.column(0).to_pylist():
                         yield (text or "").encode("utf-8")
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError to it
             raise UserError(f"{path}: not a readable Parquet file ({_one_line(error)})") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: column {section.field!r} holds text that is not UTF-8 ({error.reason})") from None

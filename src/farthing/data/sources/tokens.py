@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +22,8 @@ from farthing.recipe.data import Bin, Npz
 _HEADER = 256
 _MAGIC = 20240520
 _VERSION = 1
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, NotImplementedError, RuntimeError)
+"""what zipfile and the libraries it uses raise at a bad archive, or at one that needs a password"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,10 @@ class TokenFile:
             _array_header(stream, self.path)
             for first in range(0, self.count, size):
                 wanted = min(size, self.count - first) * self.dtype.itemsize
-                raw = stream.read(wanted)
+                try:
+                    raw = stream.read(wanted)
+                except _DAMAGED as error:
+                    raise UserError(f"{self.path}: a damaged .npz archive ({error})") from error
                 if len(raw) != wanted:
                     raise UserError(f"{self.path}: array {self.member!r} breaks off; fetch or write it again")
                 yield np.frombuffer(raw, dtype=self.dtype)
@@ -118,7 +128,7 @@ def _numpy(path: Path, array: str | None) -> TokenFile:
         with path.open("rb") as stream:
             shape, dtype = _array_header(stream, path)
             offset = stream.tell()
-        expected = offset + int(np.prod(shape)) * dtype.itemsize
+        expected = offset + math.prod(shape) * dtype.itemsize
         if path.stat().st_size != expected:
             raise UserError(
                 f"{path}: {path.stat().st_size:,} bytes where its header asks for {expected:,}; the file is damaged"
@@ -137,7 +147,7 @@ def _numpy(path: Path, array: str | None) -> TokenFile:
             with archive.open(names[chosen]) as stream:
                 shape, dtype = _array_header(stream, path)
             return _token_file(path, shape, dtype, 0, names[chosen])
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path}: a damaged .npz archive ({error})") from error
 
 
@@ -146,7 +156,8 @@ def _array_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dt
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(stream)
-    except (ValueError, EOFError) as error:
+    # NumPy reads the header with Python's own tokenizer, which has errors of its own.
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError) as error:
         raise UserError(f"{path}: not a NumPy array ({' '.join(str(error).split())[:120]})") from error
     if dtype.hasobject:
         raise UserError(
@@ -155,7 +166,7 @@ def _array_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dt
         )
     if dtype.kind not in "iu":
         raise UserError(f"{path}: the array holds {dtype}, not whole numbers: token ids are integers")
-    if len(shape) not in (1, 2) or (fortran and len(shape) == 2):
+    if len(shape) not in (1, 2) or min(shape) < 0 or (fortran and len(shape) == 2):
         raise UserError(
             f"{path}: an array of shape {shape}{' in Fortran order' if fortran else ''}; give 1-D, or 2-D in C order"
         )
@@ -163,7 +174,7 @@ def _array_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dt
 
 
 def _token_file(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int, member: str | None) -> TokenFile:
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if not count:
         raise UserError(f"{path}: an empty array of shape {shape}")
     return TokenFile(path, dtype, count, shape[1] if len(shape) == 2 else None, offset, member)

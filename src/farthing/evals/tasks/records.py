@@ -61,7 +61,7 @@ class Record:
     def place_among(self, name: str, choices: int, *, first: int = 0) -> int:
         """The place of the right choice, from 0; in the data it is a whole number, counted from `first`."""
         value = self._value(name)
-        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
         if isinstance(number, bool) or not isinstance(number, int) or not first <= number < first + choices:
             raise self.wrong(name, value, f"the place of the right one of {choices}: {first} to {first + choices - 1}")
         return number - first
