@@ -57,7 +57,7 @@ def main() -> None:
             failed.append(name)
     spent = ", ".join(f"{name} {spent:.1f}" for name, spent in minutes.items())
     print(f"\nminutes: {spent}; {sum(minutes.values()):.0f} in all\n", flush=True)
-    subprocess.run([sys.executable, str(bench.HERE / "report.py"), "--write"], check=True)
+    subprocess.run([sys.executable, str(bench.HERE / "targets.py"), "--write"], check=True)
     if failed:
         print(f"\nended with an error: {', '.join(failed)}")
     sys.exit(bool(failed))

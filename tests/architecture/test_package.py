@@ -16,7 +16,6 @@ import yaml
 from architecture.source import ROOT, dotted, modules
 from farthing import __version__, config
 
-
 IMPORTED_AS = {"vl_convert_python": "vl_convert"}
 """packages whose modules have another name"""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bench
 import pytest
 import quality
-import report
+import targets
 import torch
 from by_kernel import class_of
 from shapes import HEADLINE, SHAPES, Shape
@@ -89,11 +89,11 @@ def test_operations_are_sorted_by_what_they_do(operation: str, kind: str) -> Non
 
 def test_the_table_has_a_row_for_every_target_whatever_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "read", lambda name: {})
-    rows = report.table()[2:]
-    assert len(rows) == len(report.ROWS)
+    rows = targets.table()[2:]
+    assert len(rows) == len(targets.ROWS)
     assert all(row.endswith("| not measured | open |") for row in rows)
     ratios = {"ours-gelu against trainer-fp32": {"median": 4.6, "least": 4.4, "most": 4.7}}
     kept = {"throughput": {"parts": {HEADLINE: {"ratios": ratios}}}}
     monkeypatch.setattr(bench, "read", lambda name: kept.get(name, {}))
-    assert report.table()[2].endswith("| 4.5 times | 4.60 (4.40 to 4.70) | yes |")
-    assert report.table()[3].endswith("| open |")
+    assert targets.table()[2].endswith("| 4.5 times | 4.60 (4.40 to 4.70) | yes |")
+    assert targets.table()[3].endswith("| open |")

@@ -24,10 +24,10 @@ from farthing.errors import UserError
 from farthing.export import huggingface
 from farthing.export.card import SECTIONS, Stated, front_matter, write_card
 from farthing.export.leaks import Private, leaks
-from farthing.sinks.markdown import block, code, escape
 from farthing.export.provenance import Provenance, TaskScore, provenance
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir
+from farthing.sinks.markdown import block, code, escape
 from farthing.storage import read_json, sha256_of, write_json
 
 STATED = Stated(license="mit", data_license="public domain", language=["en"], repository="somebody/tiny")

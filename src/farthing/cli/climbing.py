@@ -123,11 +123,11 @@ def _print(folder: ClimbFolder, standing: Standing) -> None:
             f"confirmed over {len(standing.confirmation['seeds'])} fresh seeds: final {_mean(final)}, base {_mean(base)}: "
             f"{verdict['verdict']}"
         )
-    for one in standing.ablation:
-        if "refused" in one:
-            write(legible(f"without {one['change']}: refused: {one['refused']}"))
+    for removal in standing.ablation:
+        if "refused" in removal:
+            write(legible(f"without {removal['change']}: refused: {removal['refused']}"))
         else:
-            write(legible(f"without {one['change']}: {_mean(one['without'])} ({one['told']})"))
+            write(legible(f"without {removal['change']}: {_mean(removal['without'])} ({removal['told']})"))
     if standing.held_out is not None:
         parts = [f"{role} {_mean(standing.held_out[role])}" for role in ("final", "base") if role in standing.held_out]
         write(f"on the test text, looked at once: {', '.join(parts)}")

@@ -16,9 +16,9 @@ from farthing.config import Change
 from farthing.errors import UserError, nearest
 from farthing.export.leaks import Private, redact
 from farthing.export.licenses import LICENSES
-from farthing.sinks.markdown import clean, fill
 from farthing.export.provenance import PATHS, Provenance, TaskScore, exported_class, file_name, published, redacted
 from farthing.sinks.legible import money
+from farthing.sinks.markdown import clean, fill
 from farthing.storage import write_text
 
 if TYPE_CHECKING:

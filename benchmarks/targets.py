@@ -1,7 +1,7 @@
 """What is to be reached, what was measured, and whether it is met: one table from benchmarks/results.
 
-python benchmarks/report.py            print it
-python benchmarks/report.py --write    and put it into benchmarks/README.md
+python benchmarks/targets.py            print it
+python benchmarks/targets.py --write    and put it into benchmarks/README.md
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import bench
 from shapes import HEADLINE, LARGE_VOCABULARY
 
 README = bench.HERE / "README.md"
-BEGIN, END = "<!-- report.py writes from here -->", "<!-- to here -->"
+BEGIN, END = "<!-- targets.py writes from here -->", "<!-- to here -->"
 
 
 class Missing(Exception):

@@ -1,6 +1,6 @@
 """Exporting a model of GPT-2's size (124 M parameters) with its gate: from the command to the folder.
 
-python benchmarks/export.py            (about five minutes, nearly all of it one step of training and its score)
+python benchmarks/export_speed.py            (about five minutes, nearly all of it one step of training and its score)
 
 The run takes one step on the standard library's sources; what its weights are worth does not matter here.
 """
