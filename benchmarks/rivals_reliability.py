@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -112,7 +113,7 @@ def measure(side: Side, folder: Path, *, kills: int, draw: random.Random) -> dic
             told["resumed"] += not after["error"]
             told["exact"] += after["weights"] == whole[0]["weights"]
             if after["error"]:
-                errors[after["error"].replace(str(folder), "")] += 1
+                errors[re.sub(r"\d+(?=[/'\"]|$)", "N", after["error"].replace(str(folder), ""))] += 1
         found["kills"][where] = {**told, "errors": dict(errors)}
         print(f"{side.facts['version']}: {WHERE[where]}: {dict(told)} {dict(errors)}", flush=True)
     return found

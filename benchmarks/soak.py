@@ -214,11 +214,10 @@ def table(found: dict[str, Any]) -> str:
         verdict = (
             f"finished by itself; {found['tensors']} tensors, {found['steps']:,} losses, all scores and samples equal"
         )
-    phases = ", ".join(f"{phase} {count}" for phase, count in Counter(found["phases"]).most_common())
     rows = [
         ("hours", f"{found['hours']:.2f}"),
         ("kill -9, at random moments", f"{found['kills']}, one in {found['every']:.0f} s on average"),
-        ("what the kills left behind", phases),
+        ("kills that left half a save behind", str(found["phases"].get("saving", 0))),
         ("steps done over again", f"{found['steps_redone']:,}, at most {found['most_steps_redone']:,} after one kill"),
         ("most disk", f"{found['most_bytes'] / 1e6:.0f} MB"),
         ("result", verdict),

@@ -25,7 +25,8 @@ PHASES = ("starting", "training", "logging", "saving", "pruning", "sweeping", "s
 OPERATIONS = ("open", "write", "fsync", "ftruncate", "rename", "replace", "unlink", "rmdir", "mkdir", "scandir")
 """of the module os; what a save, an event or a resume is made of, but for the tensors, which are written in Rust"""
 _GENUINE = {name: getattr(os, name) for name in (*OPERATIONS, "kill", "_exit", "close")}
-LONGEST_SECONDS = 180
+LONGEST_SECONDS = 120
+"""that a sitting may last; one of these runs takes less than a second where nothing else is going on"""
 _PIECE = 1 << 16
 """bytes: as large as the smallest tensors that matter"""
 
@@ -55,6 +56,10 @@ class Doing:
     def now(self) -> str:
         """The phase of a child; where a save is under way beside training, the save's."""
         return PHASES[self._memory[1] or self._memory[0]]
+
+    def both(self) -> tuple[str, str]:
+        """The phases of a child's main thread and of the one that saves; the first one's where there is none."""
+        return PHASES[self._memory[0]], self.now()
 
     def here(self) -> str:
         """The phase of this thread."""
@@ -250,14 +255,14 @@ class Child:
     Args:
         code: exit code, or minus the signal that killed it.
         phases: of faults that the child noted.
-        last: what it was doing when it ended.
+        last: what it was doing when it ended: its main thread, and the one that saves.
         counts: operations, phase by phase, of a child that came to an end of its own.
         message: what it had to say.
     """
 
     code: int
     phases: tuple[str, ...]
-    last: str
+    last: tuple[str, str]
     counts: Counter[str]
     message: str
 
@@ -309,7 +314,7 @@ def wait(child: int, report: Path) -> Child:
             counts[phase] += int(count)
     phases = tuple(rest for kind, rest in lines if kind == "fault")
     errors = [rest for kind, rest in lines if kind == "error"]
-    return Child(os.waitstatus_to_exitcode(status), phases, DOING.now(), counts, errors[-1] if errors else "")
+    return Child(os.waitstatus_to_exitcode(status), phases, DOING.both(), counts, errors[-1] if errors else "")
 
 
 def has_ended(child: int) -> bool:

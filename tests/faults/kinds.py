@@ -20,7 +20,7 @@ from farthing.recipe import Recipe
 from farthing.rundir import REPLACED, RunDir
 from farthing.training import checkpoint as checkpoints
 from farthing.training import interruption
-from faults.injected import DOING, Child, Injection, has_ended, spawn, until, wait
+from faults.injected import DOING, LONGEST_SECONDS, Child, Injection, has_ended, spawn, until, wait
 from training.story import events, new_run, notices, resume
 
 AT_REST = "at rest"
@@ -66,6 +66,10 @@ class Trial:
     """times that a sitting left less than it found"""
     reached: int = 0
     """the newest checkpoint that was whole when the last sitting began"""
+    _aim: str = ""
+    """the phase that the fault under way is meant for"""
+    _injected: str = ""
+    """and what it is"""
     _struck: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -91,6 +95,7 @@ class Trial:
     ) -> int:
         """Start a sitting; returns its process id."""
         self.reached = newest_whole(self.run)
+        self._aim, self._injected = (injection.phase, injection.what) if injection else ("", "")
         return spawn(work or self.sit(), self.report, injection=injection, limit=limit)
 
     def after(self, child: int, low: float, high: float = 1.0) -> bool:
@@ -116,8 +121,11 @@ class Trial:
             if asked or number in LIVED_THROUGH or done.code == -number:
                 self.phases.append(phase)
         self._struck.clear()
-        if done.code == -signal.SIGALRM:
-            self.phases.append(done.last)
+        if done.code == -signal.SIGALRM and self._injected != "kill_within":
+            self.wrong.append(f"hung for {LONGEST_SECONDS} seconds while {done.last[0]}")
+        elif done.code == -signal.SIGALRM:
+            # Both threads were hit: what was aimed at counts, else the save.
+            self.phases.append(self._aim if self._aim in done.last else done.last[1])
         if done.code == 1 and not self.may_die:
             self.wrong.append(f"an error that has no class: {done.message[:200]}")
         if not self.may_lose:
@@ -268,7 +276,7 @@ def memory_runs_out(trial: Trial) -> None:
     done = trial.ended(trial.begin(Injection("memory", at, phase="training", amount=room)))
     codes = set(notices(trial.run)) if trial.run.events.exists() else set()
     if done.code or codes & {"out_of_memory", "checkpoint_failed"}:
-        trial.phases.append(done.last)
+        trial.phases.append(done.last[0])
     if "out_of_memory" in codes:
         trial.excused = "other micro-batch"
 
