@@ -8,12 +8,28 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 
 LONGEST = 2_000
 """characters of a message; what is cut out of a longer one is absurd values, and at last its middle"""
+
+SECRETS = {
+    "a Hugging Face token": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}",
+    "an API key": r"(?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{16,}",
+    "a GitHub token": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{20,})",
+    "an AWS key": r"(?<![A-Za-z0-9])AKIA[A-Z0-9]{16}(?![A-Za-z0-9])",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a URL with a password": r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]*:/{1,2}[^\s/:@\"'<>]+:[^\s/@\"'<>]+@",
+}
+"""what a secret looks like, wherever it stands; a URL that was taken for a path has lost one of its slashes"""
+_NAMED_SECRET = re.compile("TOKEN|KEY|SECRET|PASS", re.IGNORECASE)
+_SHORTEST_VALUE = 8
+"""shorter values of such variables are settings (TOKENIZERS_PARALLELISM=false) and would be found in any text"""
+REMOVED = "[removed]"
 
 
 class FarthingError(Exception):
@@ -22,10 +38,11 @@ class FarthingError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """The message as one line of bounded length, whatever the value that it repeats."""
+        """The message as one line of bounded length and without secrets, whatever the value that it repeats."""
         line = " ".join(super().__str__().splitlines()).strip()
         if len(line) > LONGEST:
-            line = re.sub(r"\S{200,}", lambda value: f"{value[0][:100]}...{value[0][-20:]}", line)
+            line = re.sub(r"\S{1000,}", lambda value: f"{value[0][:100]}...{value[0][-20:]}", line)
+        line = without_secrets(line)
         return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
 
 
@@ -75,6 +92,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """'; did you mean X?' for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def secrets_in(environment: Mapping[str, str]) -> set[str]:
+    """Values of variables whose names say that they are secret."""
+    values = {value.strip() for name, value in environment.items() if _NAMED_SECRET.search(name)}
+    return {value for value in values if len(value) >= _SHORTEST_VALUE and not Path(value).is_absolute()}
+
+
+def without_secrets(text: str) -> str:
+    """`text` without what looks like a secret, and without the values of the environment's own."""
+    for pattern in SECRETS.values():
+        text = re.sub(pattern, REMOVED, text)
+    # The longest first, or the rest of a longer one would stay.
+    for value in sorted(secrets_in(os.environ), key=len, reverse=True):
+        text = text.replace(value, REMOVED)
+    return text
 
 
 def first_line(error: BaseException) -> str:

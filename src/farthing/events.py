@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from farthing.errors import FarthingError, UserError
+from farthing.errors import FarthingError, UserError, without_secrets
 from farthing.storage import fsync_folder
 
 EVENTS_VERSION = 1
@@ -246,7 +246,7 @@ class EventLog:
             except Exception as error:
                 # A closed terminal or a tracker's fault must not cost the run; whoever failed is told nothing more.
                 self._followers.remove(follower)
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {without_secrets(str(error))}"
                 self.emit(
                     Notice(code="follower_lost", message=f"{type(follower).__name__} no longer follows: {reason}")
                 )

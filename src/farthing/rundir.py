@@ -278,7 +278,8 @@ def new_run_path(runs: Path, name: str | None, stem: str) -> Path:
         if (runs / name).exists():
             raise _taken(runs / name)
         return runs / name
-    number = 1
+    # A recipe's file may be called anything; a run, nothing that a shell or a terminal would take for more than a name.
+    stem, number = re.sub(r"[^\w. -]+", "-", stem).strip(".- ")[:60] or "run", 1
     while (runs / f"{stem}-{number}").exists():
         number += 1
     return runs / f"{stem}-{number}"

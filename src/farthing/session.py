@@ -14,7 +14,15 @@ from typing import Any
 from farthing import assemble, config
 from farthing.data.prepare import Prepared
 from farthing.data.store import Report
-from farthing.errors import CheckpointError, DataError, FarthingError, ResourceError, UserError, first_line
+from farthing.errors import (
+    CheckpointError,
+    DataError,
+    FarthingError,
+    ResourceError,
+    UserError,
+    first_line,
+    without_secrets,
+)
 from farthing.evals.tasks import Loaded
 from farthing.evals.tasks.action import load_asked, task_actions
 from farthing.events import (
@@ -207,7 +215,13 @@ def _sit(
         except FarthingError:
             raise
         except BaseException as error:
-            log.emit(Stopped(step=trainer.state.step, reason="error", message=f"{type(error).__name__}: {error}"))
+            log.emit(
+                Stopped(
+                    step=trainer.state.step,
+                    reason="error",
+                    message=f"{type(error).__name__}: {without_secrets(str(error))}",
+                )
+            )
             raise
         return _conclude(run, recipe, plan, text, log, trainer)
 

@@ -28,7 +28,7 @@ from farthing.cli import (
     serving,
     text,
 )
-from farthing.errors import FarthingError, Preempted, nearest
+from farthing.errors import FarthingError, Preempted, nearest, without_secrets
 from farthing.sinks.legible import legible
 
 # typer carries its own copy of click from some version on; its public exceptions lead to the right classes.
@@ -149,12 +149,12 @@ def _given(option: Any, arguments: list[str]) -> str:
 
 def _complain(message: str, code: int, *, label: str = "error") -> int:
     if os.environ.get("FARTHING_DEBUG"):
-        traceback.print_exc()
+        print(without_secrets(traceback.format_exc()), file=sys.stderr)
     with suppress(OSError):
-        print(f"{label}: {legible(message, encoding=sys.stderr.encoding or 'utf-8')}", file=sys.stderr)
+        print(f"{label}: {legible(without_secrets(message), encoding=sys.stderr.encoding or 'utf-8')}", file=sys.stderr)
     return code
 
 
 def _bug(error: BaseException) -> int:
-    traceback.print_exc()
+    print(without_secrets(traceback.format_exc()), file=sys.stderr)
     return _complain(f"{type(error).__name__}: {error} (this is a fault in farthing; please report the lines above)", 1)

@@ -36,6 +36,7 @@ Deadline = Annotated[
 ]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="WHICH", help="Which weights: last, best, or a step.")]
 RUNS = Path("runs")
+_NOT_FOR_TERMINALS = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Verb(TyperCommand):
@@ -93,6 +94,7 @@ def split_words(words: list[str] | None, *, default: str = "default") -> tuple[s
 
 
 def say_json(value: Any) -> None:
-    """One JSON value as the last line of standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    """One JSON value as the last line of standard output; what a terminal would obey, or no encoding holds, is escaped."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(_NOT_FOR_TERMINALS.sub(lambda one: f"\\u{ord(one[0]):04x}", line) + "\n")
     sys.stdout.flush()

@@ -9,25 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_SECRETS = {
-    "a Hugging Face token": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}",
-    "an API key": r"(?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{16,}",
-    "a GitHub token": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{20,})",
-    "an AWS key": r"(?<![A-Za-z0-9])AKIA[A-Z0-9]{16}(?![A-Za-z0-9])",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a URL with a password": r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"'<>]+:[^\s/@\"'<>]+@",
-}
+from farthing.errors import REMOVED, SECRETS, secrets_in
+
 # A path ends where a quotation, a blank or a bracket does; JSON doubles its backslashes.
 _PART = r"[^\s\"'`<>|*?:,;()\[\]{}\\/]+"
 _LOCAL_PATHS = (
     rf"(?<![\w.~-])/(?:home|Users|root)(?:/{_PART})+",
     rf"(?<![A-Za-z0-9])[A-Z]:(?:\\{{1,2}}{_PART}){{2,}}",
 )
-_NAMED_SECRET = re.compile("TOKEN|KEY|SECRET|PASS", re.IGNORECASE)
-_SHORTEST_VALUE = 8
-"""shorter values of such variables are settings (TOKENIZERS_PARALLELISM=false) and would be found in any text"""
 _ACCOUNTS_OF_NOBODY = {"root", "user", "admin", "ubuntu", "debian", "runner", "jovyan", "default", "nobody", "guest"}
-REMOVED = "[removed]"
 
 
 @dataclass(frozen=True)
@@ -47,9 +37,7 @@ class Private:
     @classmethod
     def here(cls, folders: Iterable[Path | str] = (), *, environment: Mapping[str, str] | None = None) -> Private:
         """Of this process: its environment's secrets, the hub's token, the home folder, the user, and `folders`."""
-        environment = os.environ if environment is None else environment
-        values = {value for name, value in environment.items() if _NAMED_SECRET.search(name)}
-        values = {value.strip() for value in values if _is_secret(value.strip())}
+        values = secrets_in(os.environ if environment is None else environment)
         if token := _token_of_the_hub():
             values.add(token)
         told = {str(Path(folder).absolute()) for folder in (*folders, Path.home())}
@@ -76,7 +64,7 @@ def leaks(text: str, private: Private, *, prose: bool = True) -> Iterator[Leak]:
         prose: whether the text was written by people or about a run; a tokenizer's vocabulary was not, and holds
             pieces of paths such as every text on computers has.
     """
-    for what, pattern in _SECRETS.items():
+    for what, pattern in SECRETS.items():
         for match in re.finditer(pattern, text):
             yield _leak(text, match.start(), what, f"{match.group()[:4]}...")
     for value in private.values:
@@ -96,7 +84,7 @@ def leaks(text: str, private: Private, *, prose: bool = True) -> Iterator[Leak]:
 
 def redact(text: str, private: Private) -> str:
     """`text` with secrets taken out and local paths cut down to the name of the file."""
-    for pattern in _SECRETS.values():
+    for pattern in SECRETS.values():
         text = re.sub(pattern, REMOVED, text)
     # The longest first, or the rest of a longer one would stay.
     for value in sorted(private.values, key=len, reverse=True):
@@ -114,7 +102,7 @@ def redact(text: str, private: Private) -> str:
 def without_token(message: str, token: str | None) -> str:
     """A message in which a token that somebody echoed is no longer to be read."""
     message = message.replace(token, REMOVED) if token else message
-    for pattern in _SECRETS.values():
+    for pattern in SECRETS.values():
         message = re.sub(pattern, REMOVED, message)
     return message
 
@@ -128,10 +116,6 @@ def _places(text: str, part: str) -> Iterator[int]:
     while start >= 0:
         yield start
         start = text.find(part, start + len(part))
-
-
-def _is_secret(value: str) -> bool:
-    return len(value) >= _SHORTEST_VALUE and not Path(value).is_absolute()
 
 
 def _token_of_the_hub() -> str | None:

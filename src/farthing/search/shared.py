@@ -329,7 +329,8 @@ def _address(url: str) -> str:
 
 def shown(url: str) -> str:
     """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return url.partition("://")[0] + "://..."  # what cannot be taken apart may hold one anywhere
+    return url if password is None else url.replace(f":{password}@", ":***@", 1)
