@@ -81,7 +81,7 @@ def train(
     seeds: Annotated[
         str | None,
         typer.Option(
-            "--seeds", metavar="N,N...", help="A run for each seed, in NAME-seed1 and so on; compared as one arm."
+            "--seeds", metavar="N,N", help="A run for each seed, in NAME-seed1 and so on; compared as one arm."
         ),
     ] = None,
     runs: Runs = RUNS,
