@@ -35,6 +35,7 @@ DOCUMENTS = [
     "docs/tasks.md",
     "docs/harness.md",
     "docs/import.md",
+    "docs/reliability.md",
     "docs/search.md",
     "docs/serving.md",
     "docs/publishing.md",
