@@ -43,7 +43,7 @@ from farthing.recipe import Recipe  # noqa: E402
 from farthing.rundir import RunDir  # noqa: E402
 from farthing.training import guard  # noqa: E402
 from faults.injected import PHASES, spawn, wait, watch_phases  # noqa: E402
-from faults.kinds import KINDS, MOVE_THE_CHECKPOINTS, Trial  # noqa: E402
+from faults.kinds import KINDS, MOVE_THE_CHECKPOINTS, Trial, killed_in_a_phase  # noqa: E402
 from training.story import BASE, final_state, new_run, notices, write_story  # noqa: E402
 
 OFTEN = ["checkpoint.every=3", "evaluate.every=4", "sample.tokens=6", "model.n_layer=1"]
@@ -76,6 +76,10 @@ SECONDS_PER_STEP = 10.0
 FEWEST_IN_A_PHASE = 5
 ENOUGH_FOR_ALL_PHASES = 100
 """faults; a campaign of fewer cannot hit every phase so often"""
+ENOUGH_TO_STRIKE = 5
+"""runs after which a kind of fault must have struck once"""
+MOST_EXTRA = 80
+"""runs that aim at the phases that were hit too seldom, before that is a failure"""
 CLOSE = 0.1
 """bits per byte between an end that may differ and the undisturbed one"""
 
@@ -94,6 +98,8 @@ class Whole:
 class Tally:
     """What came of a kind of fault."""
 
+    tried: int = 0
+    """runs in which it was meant to strike; `trials` are those in which it did"""
     trials: int = 0
     faults: int = 0
     resumed: int = 0
@@ -167,7 +173,7 @@ class Campaign:
             self._whole[name] = Whole(made, ends[0], done.counts, run.events.stat().st_size)
 
     def run(self, *, faults: int, seconds: float) -> None:
-        """Trials of all kinds and recipes in turn."""
+        """Trials of all kinds and recipes in turn; then more of those that aim at phases, where some were hit too seldom."""
         start = time.monotonic()
         number, names = 0, list(self._whole)
         while sum(tally.faults for tally in self.tallies.values()) < faults and time.monotonic() - start < seconds:
@@ -179,6 +185,16 @@ class Campaign:
             if name != "spikes and roll-backs" or kind not in MOVE_THE_CHECKPOINTS:
                 self._trial(name, kind)
             self.seconds = time.monotonic() - start
+        if killed_in_a_phase not in self._kinds or faults < ENOUGH_FOR_ALL_PHASES:
+            return
+        for extra in range(MOST_EXTRA):
+            if not self._seldom_hit() or time.monotonic() - start >= seconds:
+                break
+            self._trial(names[extra % len(names)], killed_in_a_phase)
+            self.seconds = time.monotonic() - start
+
+    def _seldom_hit(self) -> list[str]:
+        return [phase for phase in PHASES if phase != "sweeping" and self.phases[phase] < FEWEST_IN_A_PHASE]
 
     def _trial(self, name: str, kind: Callable[[Trial], None]) -> None:
         whole = self._whole[name]
@@ -190,6 +206,7 @@ class Campaign:
         trial = Trial(name, whole.made, folder, random.Random(seed), whole.operations, whole.bytes, rarest)
         kind(trial)
         tally = self.tallies[kind.__doc__ or kind.__name__]
+        tally.tried += 1
         if not trial.phases and not trial.wrong:
             return
         self.phases.update(trial.phases)
@@ -202,7 +219,7 @@ class Campaign:
         exact = end == whole.end
         excused = resumed and not exact and bool(trial.excused) and _close(end, whole.end)
         lost = bool(trial.lost)
-        tally.add(Tally(1, len(trial.phases), resumed, exact, excused, lost))
+        tally.add(Tally(0, 1, len(trial.phases), resumed, exact, excused, lost))
         if leftovers := [path.name for path in trial.run.path.rglob(".*")]:
             trial.wrong.append(f"left over: {leftovers}")
         if not (exact or excused) or lost or trial.wrong:
@@ -231,12 +248,12 @@ class Campaign:
         for kind, tally in self.tallies.items():
             found += [f"{kind}: {wrong}" for wrong in tally.wrong]
         if whole:
+            found += [f"only {self.phases[phase]} faults while {phase}" for phase in self._seldom_hit()]
             found += [
-                f"only {self.phases[phase]} faults while {phase}"
-                for phase in PHASES
-                if phase != "sweeping" and self.phases[phase] < FEWEST_IN_A_PHASE
+                f"never struck: {kind}"
+                for kind, tally in self.tallies.items()
+                if not tally.faults and tally.tried >= ENOUGH_TO_STRIKE
             ]
-            found += [f"never struck: {kind}" for kind, tally in self.tallies.items() if not tally.faults]
         return found
 
     def table(self, complaints: Sequence[str]) -> str:
