@@ -217,8 +217,9 @@ class EventLog:
         new = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if new:
-            # Syncing a file makes its content durable, not its name.
-            fsync_folder(path.parent)
+            # Syncing a file makes its content durable, not its name. A disk that will not is no reason to stop.
+            with suppress(OSError):
+                fsync_folder(path.parent)
         os.ftruncate(self._descriptor, _sound_length(path))
 
     def follow(self, follower: Emit) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from threading import Thread
 
 import torch
 from torch import Tensor
 
+from farthing.errors import first_line
 from farthing.events import Checkpointed, Emit, Notice
 from farthing.rundir import RunDir
+from farthing.runtime.device import is_out_of_memory
 from farthing.runtime.seed import random_states, restore_random_states
 from farthing.training import checkpoint as checkpoints
 from farthing.training.averaging import Averaged
@@ -33,7 +35,7 @@ class Outcome:
 
     step: int
     saved: checkpoints.Saved | None
-    error: OSError | None
+    error: Exception | None
 
 
 class Saver:
@@ -50,10 +52,15 @@ class Saver:
     """
 
     def __init__(self, run: RunDir, identity: Mapping[str, str], *, keep: int, background: bool) -> None:
-        self._run, self._identity, self._keep, self._background = run, dict(identity), keep, background
+        self._run, self._identity, self._keep = run, dict(identity), keep
         self._copies: dict[str, Tensor] = {}
-        self._thread: Thread | None = None
-        self._done: Outcome | BaseException | None = None
+        self._under_way: Future[Outcome] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        if background:
+            # Started now: a thread that is started when memory has run out may die before it begins, and Python then
+            # waits for it for ever.
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="farthing-saver")
+            self._thread.submit(lambda: None).result()
 
     def start(self, step: int, snapshot: checkpoints.Snapshot, *, protect: int | None) -> None:
         """Begin to save; what `snapshot` refers to may change as soon as this returns.
@@ -63,49 +70,57 @@ class Saver:
             snapshot: the tensors in use, not copies.
             protect: a step whose checkpoint is kept whatever its age.
         """
-        assert self._thread is None and self._done is None, "the save before has not been looked at"
-        if not self._background:
-            self._write(step, snapshot, protect)
+        assert self._under_way is None, "the save before has not been looked at"
+        if self._thread is None:
+            self._under_way = Future()
+            self._under_way.set_result(self._write(step, snapshot, protect))
             return
-        copied = replace(
-            snapshot,
-            model=self._copy("model", snapshot.model),
-            optimizer=self._copy("optimizer", snapshot.optimizer),
-            average=None if snapshot.average is None else self._copy("average", snapshot.average),
-        )
-        self._thread = Thread(target=self._write, args=(step, copied, protect), name="farthing-saver")
-        self._thread.start()
+        try:
+            copied = replace(
+                snapshot,
+                model=self._copy("model", snapshot.model),
+                optimizer=self._copy("optimizer", snapshot.optimizer),
+                average=None if snapshot.average is None else self._copy("average", snapshot.average),
+            )
+            self._under_way = self._thread.submit(self._write, step, copied, protect)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._under_way = Future()
+            self._under_way.set_result(Outcome(step, None, error))
 
     def finished(self, *, wait: bool) -> Outcome | None:
         """What came of the save that was begun last, once; None while it goes on, or if there is none.
 
         Raises:
-            BaseException: whatever the saving thread died of, other than being unable to write.
+            BaseException: whatever the save failed of, other than a lack of room or memory.
         """
-        if self._thread is not None:
-            if self._thread.is_alive() and not wait:
-                return None
-            self._thread.join()
-            self._thread = None
-        done, self._done = self._done, None
-        if isinstance(done, BaseException):
-            raise done
-        return done
+        if self._under_way is None or not (wait or self._under_way.done()):
+            return None
+        done, self._under_way = self._under_way, None
+        return done.result()
+
+    def settled(self) -> None:
+        """Wait for a save under way, whatever comes of it."""
+        if self._under_way is not None:
+            wait((self._under_way,))
 
     def close(self) -> None:
-        """Wait for a save under way, whatever comes of it: the run's lock must not be given back before."""
+        """Wait for a save under way, whatever comes of it, and for its thread: the run's lock must not be given back before."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.shutdown()
 
-    def _write(self, step: int, snapshot: checkpoints.Snapshot, protect: int | None) -> None:
+    def _write(self, step: int, snapshot: checkpoints.Snapshot, protect: int | None) -> Outcome:
         try:
             saved = checkpoints.save(self._run, step, snapshot, self._identity)
             checkpoints.prune(self._run, keep=self._keep, protect=protect)
-            self._done = Outcome(step, saved, None)
+            return Outcome(step, saved, None)
         except OSError as error:
-            self._done = Outcome(step, None, error)
-        except BaseException as error:
-            self._done = error
+            return Outcome(step, None, error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return Outcome(step, None, error)
 
     @torch.no_grad()
     def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -158,7 +173,7 @@ class Keeper:
         """Write a checkpoint of this moment and wait for it; a full disk is reported and training goes on."""
         self.begin(state)
         before = time.monotonic()
-        self._saver.close()
+        self._saver.settled()
         self._stall += time.monotonic() - before
         self.settle(wait=True)
 
@@ -238,7 +253,7 @@ class Keeper:
         }
         return checkpoints.Snapshot(dict(self._stepper.model.state_dict()), optimizer_tensors, average_tensors, values)
 
-    def _tell_failure(self, step: int, error: OSError) -> None:
-        reason = error.strerror or str(error)
+    def _tell_failure(self, step: int, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         message = f"the checkpoint of step {step} could not be written: {reason}; older ones are untouched"
         self._emit(Notice(code="checkpoint_failed", message=message, step=step))
