@@ -246,6 +246,8 @@ def _split_override(text: str) -> tuple[str, Any]:
 
 def _parse_value(text: str) -> Any:
     with suppress(ValueError, RecursionError):
+        if _ENDLESS_NAME.search(text):
+            return text
         return tomllib.loads(f"value = {text}")["value"]
     # Not TOML: a bare word or path is a string, and 1_000k-style slips are caught by validation.
     return {"true": True, "false": False}.get(text.lower(), text)

@@ -216,7 +216,7 @@ def _checkpoints(place: Path) -> Iterator[Case]:
             text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
             body["sha256"] = hashlib.sha256(text).hexdigest()
             file.write_text(json.dumps(body), "utf-8")
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return
 
     def listed(name: str) -> Read:

@@ -46,8 +46,8 @@ MOST_WALL_SECONDS = 20
 """on a machine that has other things to do; then it hangs"""
 MOST_BYTES = 200_000_000
 """of memory, on top of what the program takes before the first input"""
-MOST_ADDRESSES = 2_000_000_000
-"""the same in addresses, which libraries reserve generously"""
+MOST_ADDRESSES = 10_000_000_000
+"""the same in addresses, which libraries reserve generously: eight megabytes for each thread that a plan may ask for"""
 LONGEST_MESSAGE = 2_000
 """characters that a person is shown of one fault"""
 _FORBIDDEN = frozenset(
@@ -159,8 +159,8 @@ def _work(case: Case, place: Path, report: Path, seed: int, number: int, wanted:
         while (size < wanted[0] or done < wanted[1]) and time.monotonic() < until:
             content = spoiled(case, seed, number)
             _tell(told, number=number, bytes=len(content))
-            if case.reader.anew and done:
-                shutil.rmtree(folder)
+            if case.reader.anew and number:
+                shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(case.folder, folder)
             (folder / case.reader.file).write_bytes(content)
             case.reader.settle(folder)

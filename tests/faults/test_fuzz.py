@@ -77,7 +77,7 @@ SEEDED: dict[str, tuple[str, Read]] = {
     "a folder elsewhere": ("os.mkdir", lambda at: os.mkdir("/var/tmp/farthing-fuzz-folder")),
     "time": ("took", _takes_long),
     "memory": ("MB", _takes_memory),
-    "addresses": ("MemoryError", lambda at: bytearray(5_000_000_000)),
+    "addresses": ("MemoryError", lambda at: bytearray(50_000_000_000)),
     "a crash": ("SIGABRT", lambda at: os.abort()),
 }
 

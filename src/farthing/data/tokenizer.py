@@ -89,7 +89,7 @@ def _gpt2(files: tuple[Path, Path]) -> Tokenizer:
     where = f"tokenizer.path: {vocabulary_file}"
     try:
         vocabulary: Any = json.loads(_read(vocabulary_file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error}); give GPT-2's {vocabulary_file.name}") from error
     if not isinstance(vocabulary, dict) or GPT2_SEPARATOR not in vocabulary:
         raise UserError(f"{where}: no {GPT2_SEPARATOR} in it; give GPT-2's {vocabulary_file.name}")

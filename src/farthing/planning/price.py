@@ -43,7 +43,7 @@ MOST_BETWEEN_SAVES = 60.0
 MOST_SPENT_ON_SAVES = 0.02
 """share of the time"""
 GIB = 1 << 30
-MOST_THREADS = 4096
+MOST_THREADS = 1024
 """that a plan may ask torch for; far more would only be asked by a damaged one"""
 
 

@@ -94,7 +94,7 @@ def _headline(validation: Mapping[str, Any]) -> Text:
     if validation["bits_per_byte"] is None:
         return Text("the score is not finite", "bold yellow")
     headline = Text.assemble((f"{validation['bits_per_byte']:.4f}", "bold cyan"), (" bits per byte", "bold"))
-    if "tokens" in validation and "bytes" in validation:
+    if validation.get("tokens") is not None and validation.get("bytes") is not None:
         scored = f"\neach of {validation['tokens']:,} held-out tokens scored once, {validation['bytes']:,} bytes"
         headline.append(scored, "dim")
     return headline
@@ -130,7 +130,7 @@ def _facts(summary: Summary, dot: str, clean: Any) -> Table:
     if spent.get("money"):
         time.append(f"cost {money(spent['money'])}")
     rows = [("score", other), ("model", [f"{summary.parameters:,} parameters"]), ("work", work), ("time", time)]
-    if summary.startup:
+    if "seconds" in summary.startup:
         rows.append(("start-up", [_startup(summary.startup)]))
     if validation.get("legacy_titles") is not None:
         legacy = [f"{validation['legacy_titles']:.4f}"]

@@ -29,6 +29,8 @@ from farthing.storage import crashpoint, fsync_folder, new_folder, read_json, sh
 FORMAT = 1
 """Version of the folder's layout; a newer one is refused by name."""
 
+_MOST_LETTERS = 60
+"""of a checkpoint's file"""
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 
@@ -144,7 +146,7 @@ def verify(folder: Path) -> dict[str, Any]:
     for name, (size, sha256) in files.items():
         file = folder / name
         # A checkpoint that somebody made to do harm might name a file elsewhere.
-        if Path(name).name != name or file.is_symlink():
+        if Path(name).name != name or len(name) > _MOST_LETTERS or file.is_symlink():
             raise DamagedCheckpoint(f"{name[:80]!r} is not a file of its own")
         if not file.is_file():
             raise DamagedCheckpoint(f"{name} is missing")

@@ -8,6 +8,9 @@ from farthing.evals.choices import Question
 from farthing.evals.tasks.records import HubSet, Record
 from farthing.evals.tasks.task import BY_LENGTH, QuestionTask, choose
 
+_TAG = re.compile(r"\[[^\]\n]*(\])?")
+"""a tag, or what is left of one on a line without its end: [.*?] looks for that end again from every bracket"""
+
 
 def _question(record: Record) -> Question:
     endings = record.texts("endings")
@@ -27,7 +30,7 @@ def _question(record: Record) -> Question:
 
 def without_tags(text: str) -> str:
     """The data set's text without WikiHow's tags in brackets, as lm-evaluation-harness's hellaswag 1.0 has it."""
-    text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
+    text = _TAG.sub(lambda found: found[0] if found[1] is None else "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
 
