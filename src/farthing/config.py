@@ -44,10 +44,10 @@ class Change:
     new: Any
 
 
-def shipped_folder() -> Path:
-    """Where the recipes that come with Farthing lie, in a checkout as in an installed package."""
-    packaged = Path(__file__).parent / "recipes"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+def shipped_folder(kind: str = "recipes") -> Path:
+    """Where the recipes (searches, climbs) that come with Farthing lie, in a checkout as in an installed package."""
+    packaged = Path(__file__).parent / kind
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / kind
 
 
 def shipped_recipes() -> list[str]:

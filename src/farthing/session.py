@@ -43,7 +43,7 @@ from farthing.planning import Plan
 from farthing.recipe import Recipe
 from farthing.rundir import RESULT_VERSION, RunDir, read_receipt, read_result
 from farthing.runtime.device import Machine, configure, this_machine
-from farthing.runtime.disk import saving_rate
+from farthing.runtime.disk import SavingRate, saving_rate
 from farthing.runtime.seed import compare_fingerprints
 from farthing.storage import cache_folder, read_json, write_json, write_text
 from farthing.training import checkpoint as checkpoints
@@ -88,9 +88,8 @@ def new_run(
     with startup.stage("text"):
         text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=watcher.reading)
     with startup.stage("plan"):
-        saving = saving_rate(existing(path))
         plan = assemble.plan_run(
-            recipe, machine, text, disk_free=disk_free(path), saving=saving, report=watcher.reading
+            recipe, machine, text, disk_free=disk_free(path), saving=disk_speed(recipe, path), report=watcher.reading
         )
     if plan.trial is not None and not plan.trial.remembered:
         startup.part("trial", plan.trial.seconds, of="plan")
@@ -380,6 +379,11 @@ def _is_folder(path: Path) -> bool:
 def disk_free(path: Path) -> int:
     """Bytes free where `path` is or will be."""
     return shutil.disk_usage(existing(path)).free
+
+
+def disk_speed(recipe: Recipe, path: Path) -> SavingRate | None:
+    """How fast checkpoints can be saved where `path` is or will be, measured if the plan depends on it."""
+    return saving_rate(existing(path)) if recipe.checkpoint.every == "auto" else None
 
 
 def check_writable(folder: Path) -> None:

@@ -10,7 +10,7 @@ from farthing import config
 from farthing.errors import UserError
 from farthing.recipe import Recipe
 from farthing.search.check import read
-from farthing.search.file import find_search, shipped_searches
+from farthing.search.file import find_file, shipped
 from search.small import SEARCH, asked, furnish, space_of
 
 LR = '"optimizer.lr" = { kind = "float", low = 1e-4, high = 1e-1, log = true }'
@@ -91,7 +91,7 @@ def test_no_budget_and_no_space(tmp_path: Path) -> None:
 
 def test_a_missing_search_and_a_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such search file; did you mean study-c\?"):
-        find_search("searches/study-cc.toml")
+        find_file("searches/study-cc.toml", "search")
     with pytest.raises(UserError, match="nowhere"):
         asked(tmp_path, SEARCH.replace("small.toml", "nowhere.toml"))
 
@@ -109,7 +109,7 @@ def test_quoted_paths_and_tables_are_the_same(tmp_path: Path) -> None:
     assert space_of(tmp_path, tables).dimensions == space_of(tmp_path, LR).dimensions
 
 
-@pytest.mark.parametrize("name", shipped_searches())
+@pytest.mark.parametrize("name", shipped("search"))
 def test_shipped_searches_are_sound(name: str) -> None:
     found = read(name, Recipe)
     assert found.path.read_text("utf-8").startswith("# Study")

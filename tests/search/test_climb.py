@@ -16,8 +16,9 @@ import pytest
 from cli.small import Command
 from farthing import config, errors
 from farthing.recipe import Recipe
-from farthing.search.climb_asked import Judge, find_climb, read, shipped_climbs
+from farthing.search.climb_asked import Judge, read
 from farthing.search.climb_record import ClimbFolder, Decision, Standing
+from farthing.search.file import find_file, shipped
 
 LINES = [f"the {animal} number {n} went to the {place}" for n in range(40) for animal in ("cat", "dog", "owl", "fox")
          for place in ("hill", "sea", "lake")]  # fmt: skip
@@ -176,7 +177,7 @@ def test_a_free_climb_keeps_the_best_of_each_round(bench: Path, farthing: Comman
 # --- without training
 
 
-@pytest.mark.parametrize("name", shipped_climbs())
+@pytest.mark.parametrize("name", shipped("climb"))
 def test_shipped_climbs_are_sound(name: str) -> None:
     asked = read(name, Recipe)
     for step in asked.climb.step:
@@ -193,7 +194,7 @@ def test_shipped_climbs_are_sound(name: str) -> None:
 
 
 def test_the_four_climbs_are_shipped() -> None:
-    assert {"study-a", "study-c", "study-e", "titles"} <= set(shipped_climbs())
+    assert {"study-a", "study-c", "study-e", "titles"} <= set(shipped("climb"))
 
 
 @pytest.mark.parametrize(
@@ -249,4 +250,4 @@ def test_where_a_climb_stands_reads_back(tmp_path: Path) -> None:
 
 
 def test_defaults_look_more_than_once() -> None:
-    assert len(Judge().looks) > 1 and find_climb("study-a").is_file()
+    assert len(Judge().looks) > 1 and find_file("study-a", "climb").is_file()

@@ -286,14 +286,17 @@ def test_F08_a_second_sigint_ends_at_once_with_the_last_checkpoint_whole(story: 
     made = recipe(["checkpoint.every=3"])
     whole = final_state(new_run(story / "runs" / "whole", made))
 
+    run = RunDir(story / "runs" / "twice")
+
     def twice(event: Event) -> None:
         if isinstance(event, Step) and event.step == 5:
+            while not run.checkpoint_steps():  # the save goes on in the background; the child's alarm bounds this
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
             raise AssertionError("still there")
 
-    run = RunDir(story / "runs" / "twice")
     assert in_child(lambda: new_run(run.path, made, watching(twice)), story).code == 130
     assert run.checkpoint_steps() == [3]
     resume(run)

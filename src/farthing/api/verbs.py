@@ -13,7 +13,6 @@ from farthing.planning import Plan
 from farthing.planning import Planned as Planned
 from farthing.recipe import Recipe
 from farthing.rundir import RunDir, find_run, new_run_path
-from farthing.runtime.disk import saving_rate
 from farthing.sinks.console import Outlook
 from farthing.sinks.reading import Following, Reading
 from farthing.storage import cache_folder
@@ -91,7 +90,7 @@ def plan(
         except UserError as error:
             missing = str(error)
         try:
-            free, saving = session.disk_free(Path(runs)), saving_rate(session.existing(Path(runs)))
+            free, saving = session.disk_free(Path(runs)), session.disk_speed(resolved, Path(runs))
             made = assemble.plan_run(resolved, machine, text, disk_free=free, saving=saving, report=reading)
         except UserError as error:
             raise UserError(missing or str(error)) from None

@@ -56,7 +56,8 @@ def climb(
 
     if status is not None:
         folder = ClimbFolder.open(status)
-        _tell(folder, folder.read(), answer(folder, folder.read()), as_json=as_json, quiet=False)
+        standing = folder.read()
+        _tell(folder, standing, answer(folder, standing), as_json=as_json, quiet=False)
         return
     if not words:
         raise UserError("which climb? give a CLIMB.toml, for example climbs/study-a.toml")

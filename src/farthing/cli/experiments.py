@@ -9,9 +9,12 @@ import typer
 
 from farthing.cli.options import (
     RUNS,
+    Baseline,
+    By,
     Deadline,
     Device,
     Json,
+    Level,
     Quiet,
     Runs,
     Words,
@@ -53,15 +56,9 @@ def compare(
             help="Run folders, names of runs, folders of runs, or globs of these; the first is the baseline.",
         ),
     ],
-    baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="RUN", help="The run or arm that the others are held against.")
-    ] = None,
-    level: Annotated[
-        float, typer.Option("--level", metavar="P", help="The most that the chance of any false verdict may be.")
-    ] = 0.05,
-    by: Annotated[
-        str, typer.Option("--by", metavar="READING", help="What to compare by (docs/yardstick.md).")
-    ] = "bits_per_byte",
+    baseline: Baseline = None,
+    level: Level = 0.05,
+    by: By = "bits_per_byte",
     curves: Annotated[
         Path | None,
         typer.Option("--curves", metavar="FILE", help="Write loss and score over the runs' course to this CSV file."),

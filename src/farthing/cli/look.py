@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from farthing.cli.options import RUNS, Checkpoint, Device, Json, ModelName, Quiet, Runs, add, say_json
+from farthing.cli.options import (
+    RUNS,
+    Checkpoint,
+    Device,
+    Json,
+    ModelName,
+    Quiet,
+    Runs,
+    Temperature,
+    Tokens,
+    TopK,
+    TopP,
+    add,
+    say_json,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -33,19 +47,10 @@ def sample(
     prompt: Annotated[
         str, typer.Argument(metavar="[PROMPT]", help="Where the text starts; none: at the start of a document.")
     ] = "",
-    tokens: Annotated[
-        int | None, typer.Option("--tokens", metavar="N", help="How many tokens to write at most.")
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", metavar="T", help="How daring the draw is; 0 takes the likeliest token."),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest tokens only.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens up to this share, 0-1.")
-    ] = None,
+    tokens: Tokens = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="The same seed writes the same text; none: the run's.")
     ] = None,

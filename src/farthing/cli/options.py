@@ -35,6 +35,22 @@ Deadline = Annotated[
     typer.Option("--deadline", metavar="WHEN", help="Save and stop in time for this: 90m, 1h30m, or 2026-11-22T18:00."),
 ]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="WHICH", help="Which weights: last, best, or a step.")]
+Tokens = Annotated[int | None, typer.Option("--tokens", metavar="N", help="How many tokens to write at most.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", metavar="T", help="How daring the draw is; 0 takes the likeliest token."),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest tokens only.")]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens up to this share, 0-1.")
+]
+Baseline = Annotated[
+    str | None, typer.Option("--baseline", metavar="RUN", help="The run or arm that the others are held against.")
+]
+Level = Annotated[
+    float, typer.Option("--level", metavar="P", help="The most that the chance of any false verdict may be.")
+]
+By = Annotated[str, typer.Option("--by", metavar="READING", help="What to compare by (docs/yardstick.md).")]
 RUNS = Path("runs")
 _NOT_FOR_TERMINALS = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

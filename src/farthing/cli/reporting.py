@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from farthing.cli.options import RUNS, Json, Quiet, Runs, add, say_json
+from farthing.cli.options import RUNS, Baseline, By, Json, Level, Quiet, Runs, add, say_json
 from farthing.errors import FarthingError, UserError
 
 if TYPE_CHECKING:
@@ -45,15 +45,9 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown with its figures in a folder, as SVG and PNG, instead of HTML.")
     ] = False,
-    baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="RUN", help="The run or arm that the others are held against.")
-    ] = None,
-    level: Annotated[
-        float, typer.Option("--level", metavar="P", help="The most that the chance of any false verdict may be.")
-    ] = 0.05,
-    by: Annotated[
-        str, typer.Option("--by", metavar="READING", help="What to compare by (docs/yardstick.md).")
-    ] = "bits_per_byte",
+    baseline: Baseline = None,
+    level: Level = 0.05,
+    by: By = "bits_per_byte",
     runs: Runs = RUNS,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from farthing.cli.options import RUNS, Checkpoint, Device, Json, Quiet, Runs, add, say_json
+from farthing.cli.options import RUNS, Checkpoint, Device, Json, Quiet, Runs, Temperature, TopK, TopP, add, say_json
 
 if TYPE_CHECKING:
     from farthing.serving.server import Listener
@@ -42,16 +42,9 @@ def chat(
     tokens: Annotated[
         int | None, typer.Option("--tokens", metavar="N", help="How many tokens to write at most, each time.")
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", metavar="T", help="How daring the draw is; 0 takes the likeliest token."),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest tokens only.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens up to this share, 0-1.")
-    ] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="Of the first text; each one after it takes the next.")
     ] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 from farthing import config
 from farthing.errors import nearest
 from farthing.search.asked import AnyDimension, Choice, Search, Tie, Value
-from farthing.search.file import dimensions, fault, find_search, read_search, ties
+from farthing.search.file import base_recipe, dimensions, fault, find_file, paths_in, read_search, ties
 from farthing.search.space import Candidate, Conflict, Domain, Options, Range, Space, needs
 from farthing.section import Section
-from farthing.storage import leads_to
 
 PROBES = 64
 """random candidates of which one must be accepted, for each choice and for each end of a range"""
@@ -50,18 +49,16 @@ def read(name: str, schema: type[Section], overrides: Sequence[str] = ()) -> Ask
     Raises:
         UserError: anything wrong, in one line with file and key.
     """
-    path = find_search(name)
+    path = find_file(name, "search")
     own = [one.removeprefix(OWN) for one in overrides if one.startswith(OWN)]
     search = read_search(path, own)
-    beside = path.parent / search.recipe
-    found = next((one for one in (beside, Path(f"{beside}.toml")) if leads_to(Path.is_file, one)), None)
-    base = search.recipe if found is None else str(found)
+    base = base_recipe(path, search.recipe)
     table, _ = config.load_table(schema, base)
     changed = config.override(config.with_kinds(schema, table), dict(search.changes))
     changed = config.override(changed, [one for one in overrides if not one.startswith(OWN)])
     recipe = config.build(schema, changed, source=None if search.changes or overrides else path)
     space = Space(schema, recipe, dimensions(search, path), ties(search, path), path)
-    fixed = [*_paths(search.changes), *(one.partition("=")[0].strip() for one in overrides)]
+    fixed = [*paths_in(search.changes), *(one.partition("=")[0].strip() for one in overrides)]
     _check_paths(space, fixed)
     _check_values(space)
     return Asked(search, space, path, base)
@@ -155,11 +152,3 @@ def _has(candidate: Candidate, path: str, dimension: AnyDimension, wanted: Value
 
 def _rest(candidate: Candidate, path: str) -> str:
     return ", ".join(f"{one.path}={one.value}" for one in candidate.drawn if one.path != path) or "the base recipe"
-
-
-def _paths(table: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in table.items():
-        inner = isinstance(value, Mapping)
-        found += _paths(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
-    return found

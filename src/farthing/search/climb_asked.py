@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from farthing import config
 from farthing.errors import UserError, nearest
 from farthing.search.asked import SearchLimits
+from farthing.search.file import base_recipe, find_file, paths_in
 from farthing.section import Section
-from farthing.storage import leads_to
 
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -140,7 +140,7 @@ class Asked:
         """
         table, steps = self.base, {step.name: step for step in self.climb.step}
         for name in kept:
-            table = config.override(config.with_kinds(self.schema, table), flat(self.schema, steps[name].changes))
+            table = config.override(config.with_kinds(self.schema, table), steps[name].changes)
         return config.build(self.schema, table)
 
 
@@ -155,20 +155,18 @@ def read(name: str, schema: type[Section], overrides: Sequence[str] = ()) -> Ask
     Raises:
         UserError: anything wrong, in one line with file and key.
     """
-    path = find_climb(name)
+    path = find_file(name, "climb")
     own = [one.removeprefix(OWN) for one in overrides if one.startswith(OWN)]
     table = config.override(config.with_kinds(Climb, config.read_toml(path)), own)
     climb = config.build(Climb, table, source=path)
-    beside = path.parent / climb.recipe
-    found = next((one for one in (beside, Path(f"{beside}.toml")) if leads_to(Path.is_file, one)), None)
-    recipe, _ = config.load_table(schema, climb.recipe if found is None else str(found))
-    base = config.override(config.with_kinds(schema, recipe), flat(schema, climb.changes))
+    recipe, _ = config.load_table(schema, base_recipe(path, climb.recipe))
+    base = config.override(config.with_kinds(schema, recipe), climb.changes)
     base = config.override(base, [one for one in overrides if not one.startswith(OWN)])
     config.build(schema, base, source=None if climb.changes or overrides else path)
     asked = Asked(climb, schema, base, path)
     known = set(config.paths_of(schema))
     for step in climb.step:
-        for setting in flat(schema, step.changes):
+        for setting in paths_in(step.changes):
             if setting == "seed":
                 raise _fault(asked, step, "seed is no change; climb.seed sets the first of the seeds")
             if setting not in known and not any(setting == one.rpartition(".")[0] for one in known):
@@ -193,46 +191,3 @@ def _possible(asked: Asked, names: Sequence[str]) -> bool:
 
 def _fault(asked: Asked, step: Step, message: str) -> UserError:
     return UserError(f"{asked.path}: step {step.name!r}: {message}")
-
-
-def flat(schema: type[Section], table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted path, whether written as tables or as paths; a table that is itself a value stays whole."""
-    known = set(config.paths_of(schema))
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and path not in known:
-            found |= flat(schema, value, f"{path}.")
-        else:
-            found[path] = value
-    return found
-
-
-def shipped_folder() -> Path:
-    """Where the climbs that come with Farthing lie, in a checkout as in an installed package."""
-    packaged = Path(config.__file__).parent / "climbs"
-    return packaged if packaged.is_dir() else Path(config.__file__).parents[2] / "climbs"
-
-
-def shipped_climbs() -> list[str]:
-    """Names of the shipped climbs."""
-    return sorted(file.stem for file in shipped_folder().glob("*.toml"))
-
-
-def find_climb(name: str) -> Path:
-    """The file that `name` means: a path, else a shipped climb's name.
-
-    Raises:
-        UserError: there is neither.
-    """
-    stem = name.removeprefix("climbs/").removesuffix(".toml")
-    for place in (Path(name), Path(f"{name}.toml"), shipped_folder() / f"{stem}.toml"):
-        try:
-            if place.is_file():
-                return place
-        except OSError:
-            continue
-    known = ", ".join(shipped_climbs())
-    raise UserError(
-        f"{name[:100] or repr('')}: no such climb file{nearest(stem[:100], shipped_climbs())} (shipped: {known})"
-    )

@@ -4,42 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from farthing import config
 from farthing.errors import UserError, nearest
 from farthing.search.asked import AnyDimension, Choice, Float, Int, Search, Tie
+from farthing.storage import leads_to
 
+Kind = Literal["search", "climb"]
+_FOLDERS: dict[Kind, str] = {"search": "searches", "climb": "climbs"}
 _DIMENSIONS: dict[str, type[AnyDimension]] = {"float": Float, "int": Int, "choice": Choice}
 
 
-def shipped_folder() -> Path:
-    """Where the searches that come with Farthing lie, in a checkout as in an installed package."""
-    packaged = Path(config.__file__).parent / "searches"
-    return packaged if packaged.is_dir() else Path(config.__file__).parents[2] / "searches"
+def shipped(kind: Kind) -> list[str]:
+    """Names of the searches or climbs that come with Farthing."""
+    return sorted(file.stem for file in config.shipped_folder(_FOLDERS[kind]).glob("*.toml"))
 
 
-def shipped_searches() -> list[str]:
-    """Names of the shipped searches."""
-    return sorted(file.stem for file in shipped_folder().glob("*.toml"))
-
-
-def find_search(name: str) -> Path:
-    """The file that `name` means: a path, else a shipped search's name.
+def find_file(name: str, kind: Kind) -> Path:
+    """The search or climb that `name` means: a path, else a shipped one's name.
 
     Raises:
         UserError: there is neither.
     """
-    stem = name.removeprefix("searches/").removesuffix(".toml")
-    for place in (Path(name), Path(f"{name}.toml"), shipped_folder() / f"{stem}.toml"):
+    folder = _FOLDERS[kind]
+    stem = name.removeprefix(f"{folder}/").removesuffix(".toml")
+    for place in (Path(name), Path(f"{name}.toml"), config.shipped_folder(folder) / f"{stem}.toml"):
         try:
             if place.is_file():
                 return place
         except OSError:
             continue
-    known = ", ".join(shipped_searches())
-    close = nearest(stem[:100], shipped_searches())
-    raise UserError(f"{name[:100] or repr('')}: no such search file{close} (shipped ones: {known})")
+    known = shipped(kind)
+    close = nearest(stem[:100], known)
+    raise UserError(f"{name[:100] or repr('')}: no such {kind} file{close} (shipped ones: {', '.join(known)})")
+
+
+def base_recipe(path: Path, recipe: str) -> str:
+    """What a file means by its base recipe: one that lies beside it, else a path or a shipped recipe's name."""
+    beside = path.parent / recipe
+    found = next((one for one in (beside, Path(f"{beside}.toml")) if leads_to(Path.is_file, one)), None)
+    return recipe if found is None else str(found)
 
 
 def read_search(path: Path, overrides: Sequence[str] = ()) -> Search:
@@ -150,3 +155,12 @@ def _line_of(source: Path, table: str, name: str) -> str:
             if (f"{inside}.{key}" if inside else key) == f"{table}.{name}":
                 return f":{number}"
     return ""
+
+
+def paths_in(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted paths that a table of settings sets, whether written as tables or as paths."""
+    found = []
+    for key, value in table.items():
+        inner = isinstance(value, Mapping)
+        found += paths_in(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+    return found

@@ -107,7 +107,8 @@ class Trainer:
         course = self.course
         if not self.state.acted:
             # Killed between a checkpoint and the evaluation of the same step.
-            self._act_at(Moment(self.state.step, self.state.steps, self.state.spent))
+            moment = Moment(self.state.step, self.state.steps, self.state.spent)
+            self._act_at(moment, self._due(moment))
         while self.state.step < self.state.steps and not self._over_budget():
             self.keeper.settle(wait=False)
             self.interruption.took(save=self.keeper.slowest)
@@ -192,7 +193,7 @@ class Trainer:
         moment = Moment(self.state.step, self.state.steps, self.state.spent)
         every = self.course.checkpoint_every
         asked = self.interruption.save_now or (every > 0 and moment.step % every == 0)
-        due = [action for action in self.actions if action.due(moment)]
+        due = self._due(moment)
         at_end = moment.step == moment.steps
         if not (asked or due or at_end):
             return
@@ -208,11 +209,14 @@ class Trainer:
             self._flush()
             self.keeper.begin(self.state)
         if due:
-            self._act_at(moment)
+            self._act_at(moment, due)
 
-    def _act_at(self, moment: Moment) -> None:
+    def _due(self, moment: Moment) -> list[Action]:
+        return [action for action in self.actions if action.due(moment)]
+
+    def _act_at(self, moment: Moment, due: Sequence[Action]) -> None:
         """Do what is due at a step in mid-run, and keep the weights that it finds to be the best so far."""
-        self._act(moment, [action for action in self.actions if action.due(moment)])
+        self._act(moment, due)
         self.state.acted = True
         if self._is_new_best():
             self._flush()
@@ -298,7 +302,7 @@ class Trainer:
             if self.keeper.saved_step != self.state.step:
                 self._save()
             moment = Moment(self.state.step, self.state.step, self.state.spent)
-            self._act(moment, [action for action in self.actions if action.due(moment)])
+            self._act(moment, self._due(moment))
             self.state.ended = True
             self.state.spent = replace(self.state.spent, money=self.meter.money)  # scoring has its price too
             self._save()
