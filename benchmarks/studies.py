@@ -1,0 +1,208 @@
+"""The five studies again at a size for two cores, by our own verbs: which of their findings hold, and by which reading.
+
+    python benchmarks/studies.py TITLES.txt                     (about two hours; stopped, the same command goes on)
+    python benchmarks/studies.py TITLES.txt --only a,c --workers 2
+
+20,000 titles, seven epochs, models of one to four million parameters, three seeds where seeds are compared. Studies A
+and titles are climbs, D is a search, C and E are arms that are compared. Runs stay in --runs, so that every verb can
+look at them again; what was found goes to benchmarks/results/studies.json, and the reports go to docs/studies/.
+Each run gets a thread of its own, so numbers of seconds are not those of a run that has the machine to itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import bench
+
+from farthing.compare.arms import group
+from farthing.compare.runs import gather
+from farthing.compare.statistics import compare
+from farthing.recipe import Recipe
+
+REPOSITORY = bench.HERE.parent
+SEEDS = "1,2,3"
+# Of every arm; what is not here is the study's own.
+SMALL = [
+    "data.kind=text", "data.path=hn_titles.txt", "data.documents=line", "data.limit=20000", "data.split=shuffle",
+    "data.validation=0.1", "tokenizer.kind=bpe", "tokenizer.vocab_size=4000", "model.n_layer=4", "model.n_head=4",
+    "model.d_model=128", "model.context_length=64", "train.batch_size=32", "train.precision=auto", "train.threads=1",
+    "budget.steps=none", "budget.epochs=7", "evaluate.every=end", "evaluate.legacy=titles", "evaluate.references=false",
+    "sample.tokens=20",
+]  # fmt: skip
+# The rate and dropout of study C's smallest model, for all but SGD; twice the epochs cost what SAM's second pass costs.
+_C = ["optimizer.lr=2.1e-3", "model.dropout=0.0603"]
+# Study E's rates are those of 124 M parameters and 0.5 M tokens a step; SwiGLU's run diverged there, and may here.
+_E = ["train.order=shuffle", "schedule.warmup=0.1", "optimizer.weight_decay=0.1"]
+ARMS: dict[str, dict[str, list[str]]] = {
+    "c": {
+        "sgd": ["studies/c-sgd"],
+        "adamw": ["studies/c-sam", *_C, "optimizer.sharpness.kind=none"],
+        "sam": ["studies/c-sam", *_C],
+        "asam": ["studies/c-asam", *_C],
+        "adamw-twice": ["studies/c-sam", *_C, "optimizer.sharpness.kind=none", "budget.epochs=14"],
+    },
+    "e": {
+        "baseline": ["studies/e-baseline", *_E],
+        "rope-gelu": ["studies/e-rope-gelu", *_E],
+        "rope-gqa": ["studies/e-rope-gqa", "model.n_kv_head=2", *_E],
+        "swiglu-rmsnorm-gqa-rope": ["studies/e-swiglu-rmsnorm-gqa-rope", "model.n_kv_head=2", *_E],
+    },
+}
+CLIMBS = {"a": "benchmarks/climbs/study-a.toml", "titles": "titles"}
+SEARCHES = {"d": "benchmarks/searches/study-d.toml"}
+STUDIES = ("a", "c", "d", "e", "titles")
+
+
+class Studies:
+    """The studies in one folder of runs.
+
+    Args:
+        runs: where runs go, relative to the repository, so that reports name no machine's paths.
+        workers: runs at a time.
+    """
+
+    def __init__(self, runs: str, workers: int) -> None:
+        self._runs, self._workers = runs, workers
+        self.commands: list[str] = []
+
+    def carry_out(self, study: str) -> dict[str, Any]:
+        """Train what is missing and say what came of it, with the commands that did it."""
+        self.commands = []
+        told = self._arms(study) if study in ARMS else self._folder(study)
+        return {"commands": self.commands, **told}
+
+    def report(self, study: str, out: Path) -> None:
+        """The verb's own report, as Markdown with its figures."""
+        where = self._names(study) if study in ARMS else [f"{self._runs}/{_name(study)}"]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self._farthing("report", *where, "--markdown", "--out", str(out.relative_to(REPOSITORY)), "--runs", self._runs)
+
+    def _arms(self, study: str) -> dict[str, Any]:
+        def train(arm: str) -> None:
+            recipe, *changes = ARMS[study][arm]
+            words = ["train", recipe, *SMALL, *changes, "--seeds", SEEDS, "--name", f"{study}-{arm}", "--runs"]
+            self._farthing(*words, self._runs, "--quiet")
+
+        with ThreadPoolExecutor(self._workers) as pool:
+            list(pool.map(train, ARMS[study]))
+        first = f"{study}-{next(iter(ARMS[study]))}-seed{SEEDS.partition(',')[0]}"
+        found = {}
+        for by in ("bits_per_byte", "legacy_titles"):
+            words = ["compare", *self._names(study), "--baseline", first, "--by", by, "--runs", self._runs, "--json"]
+            made = json.loads(self._farthing(*words).splitlines()[-1])
+            found[by] = {key: made[key] for key in ("verdicts", "notes")}
+            found[by]["arms"] = [{key: one[key] for key in _KEPT} for one in made["arms"]]
+        return {"compared": found}
+
+    def _names(self, study: str) -> list[str]:
+        return [f"{study}-{arm}-seed{seed}" for arm in ARMS[study] for seed in SEEDS.split(",")]
+
+    def _folder(self, study: str) -> dict[str, Any]:
+        verb, asked = ("search", SEARCHES[study]) if study in SEARCHES else ("climb", CLIMBS[study])
+        words = [verb, asked, "evaluate.legacy=titles", "--name", _name(study), "--workers", str(self._workers)]
+        if verb == "climb":
+            words.append("climb.judge.looks=[2,3]")
+        out = self._farthing(*words, "--runs", self._runs, "--quiet", "--json")
+        told: dict[str, Any] = json.loads(out.splitlines()[-1])
+        if verb == "climb":
+            told["by_reading"] = list(self._by_reading(_name(study)))
+        return told
+
+    def _by_reading(self, name: str) -> Iterator[dict[str, Any]]:
+        """What each change did to the recipe it was tried on, by both readings, over the seeds that both have."""
+        folder = REPOSITORY / self._runs / name
+        standing = json.loads((folder / "climb.json").read_text("utf-8"))
+        arms = {arm.name: arm for arm in group(gather([str(folder)], runs=folder, recipe=Recipe).runs)[0]}
+        for one in standing["decisions"]:
+            row = {key: one[key] for key in ("name", "outcome", "reason", "seeds", "cost")}
+            if one["arm"] in arms and one["against"] in arms:
+                for by in ("bits_per_byte", "legacy_titles"):
+                    scores = [_common(arms[one[key]].scores(by), one["seeds"]) for key in ("arm", "against")]
+                    row[by] = compare(*scores).as_dict()
+            yield row
+
+    def _farthing(self, *words: str) -> str:
+        self.commands.append(" ".join(["farthing", *words]))
+        print(self.commands[-1], flush=True)
+        command = [sys.executable, "-m", "farthing", *words]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{self.commands[-1]}: exit code {done.returncode}")
+        return done.stdout
+
+
+_KEPT = ("arm", "mean", "sd", "n", "low", "high", "parameters", "spent")
+
+
+def _name(study: str) -> str:
+    return study if study in ("titles",) else f"study-{study}"
+
+
+def _common(scores: Mapping[int, float | None], seeds: int) -> dict[int, float | None]:
+    """Of the first so many seeds, which are the ones that the decision rests on."""
+    return {seed: scores[seed] for seed in sorted(scores)[:seeds]}
+
+
+def _told(value: Mapping[str, Any] | None) -> str:
+    """A verdict for a person."""
+    if value is None or value.get("difference") is None:
+        return "-"
+    return f"{value['difference']:+.4f} {value['verdict']}"
+
+
+def _row_of_arm(found: Mapping[str, Any], name: str) -> list[str]:
+    cells = []
+    for by in ("bits_per_byte", "legacy_titles"):
+        verdicts = {one["arm"]: one for one in found["compared"][by]["verdicts"]}
+        arm = next(one for one in found["compared"][by]["arms"] if one["arm"] == name)
+        cells.append(f"{arm['mean']:.4f}")
+        cells.append(_told(verdicts.get(name)))
+    return [name, *cells]
+
+
+def print_table(study: str, found: Mapping[str, Any]) -> None:
+    """What came of a study, by both readings."""
+    if study in ARMS:
+        rows = [_row_of_arm(found, one["arm"]) for one in found["compared"]["bits_per_byte"]["arms"]]
+    elif "by_reading" in found:
+        rows = [
+            [one["name"], one["outcome"], _told(one.get("bits_per_byte")), _told(one.get("legacy_titles"))]
+            for one in found["by_reading"]
+        ]
+    else:
+        rows = [[f"{found['best']}"]]
+    for row in rows:
+        print(" | ".join(row))
+
+
+def main() -> None:
+    """Carry out, print, keep, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("titles", type=Path, help="hn_titles.txt")
+    parser.add_argument("--only", default=",".join(STUDIES))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--runs", default="runs/studies", help="in the repository")
+    chosen = parser.parse_args()
+    here = REPOSITORY / "hn_titles.txt"
+    if not here.exists():
+        shutil.copyfile(chosen.titles, here)
+    steps: Sequence[str] = chosen.only.split(",")
+    for study in steps:
+        made = Studies(chosen.runs, chosen.workers)
+        found = made.carry_out(study)
+        print_table(study, found)
+        bench.merge("studies", study, found)
+        made.report(study, REPOSITORY / "docs" / "studies" / f"{_name(study)}.md")
+
+
+if __name__ == "__main__":
+    main()
