@@ -118,15 +118,21 @@ def test_F25_a_short_write_is_undone_and_the_next_event_fits(tmp_path: Path) -> 
         log.emit(step(3))
         assert log.dropped == 1
         assert path.stat().st_size == size
-        assert len(seen) == 1, "whoever follows is told all the same"
+        assert [event.kind for event in seen] == ["notice", "step"], "whoever follows is told all the same, and why"
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         log.emit(step(4))
         assert log.dropped == 1
+        log.emit(step(5))
+        assert [event.kind for event in seen] == ["notice", "step", "notice", "step", "step"]
         log.close()
 
     ended = in_child(on_a_full_disk, tmp_path)
     assert ended.code == 0, ended
-    assert [record.get("step") for record in read_events(path)] == [None, 1, 2, 4]
+    found = list(read_events(path))
+    assert [(record["kind"], record.get("step")) for record in found[1:]] == [
+        ("step", 1), ("step", 2), ("step", 4), ("notice", None), ("step", 5)
+    ]  # fmt: skip
+    assert found[4]["code"] == "log_resumed" and "1 event could not be written" in found[4]["message"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -137,8 +143,12 @@ def test_F21_a_full_disk_drops_the_event(tmp_path: Path) -> None:
     os.close(full)
     with pytest.raises(OSError):
         os.write(log._descriptor, b"x")
+    seen: list[Event] = []
+    log.follow(seen.append)
     log.emit(step(1))
-    assert log.dropped == 1
+    log.emit(step(2))
+    assert log.dropped == 2
+    assert [event.kind for event in seen] == ["notice", "step", "step"], "told when it begins, and once"
 
 
 def test_F45_a_follower_that_fails_is_left_behind(tmp_path: Path) -> None:

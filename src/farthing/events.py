@@ -206,12 +206,15 @@ class EventLog:
     """Append-only writer of events.jsonl; also hands each event to the sinks that follow it.
 
     Opening repairs a torn last line by cutting it off. Each event is one write; a short write is undone, and a full
-    disk never stops training: the event is dropped, and `dropped` counts it.
+    disk never stops training: the event is dropped, and `dropped` counts it. Whoever follows is told when that begins,
+    and the log itself when it can be written again.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self.dropped = 0
+        self._untold = 0
+        """events dropped since the log was last told"""
         self._clock = clock
         self._followers: list[Emit] = []
         new = not path.exists()
@@ -228,17 +231,38 @@ class EventLog:
 
     def emit(self, event: Event) -> None:
         """Append one event and pass it to the followers."""
+        untold = self._untold
+        if failure := self._append(event):
+            self.dropped += 1
+            self._untold += 1
+            if not untold:
+                message = f"{self.path.name} cannot be written ({failure}): what happens meanwhile is missing from it"
+                self._tell(Notice(code="log_interrupted", message=message))
+        elif untold:
+            self._untold = 0
+            many = "1 event" if untold == 1 else f"{untold:,} events"
+            self.emit(
+                Notice(code="log_resumed", message=f"{many} could not be written to {self.path.name}; it goes on")
+            )
+        self._tell(event)
+
+    def _append(self, event: Event) -> str:
+        """Write one line; why that failed, or nothing."""
         record = {"kind": event.kind, "time": round(self._clock(), 3), **event.as_dict()}
         line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
         before = os.fstat(self._descriptor).st_size
+        failure = ""
         try:
-            written = os.write(self._descriptor, line)
-        except OSError:
-            written = -1
-        if written != len(line):
+            if os.write(self._descriptor, line) != len(line):
+                failure = "only a part of a line fitted"
+        except OSError as error:
+            failure = error.strerror or str(error)
+        if failure:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, before)
-            self.dropped += 1
+        return failure
+
+    def _tell(self, event: Event) -> None:
         for follower in list(self._followers):
             try:
                 follower(event)

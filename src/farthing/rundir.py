@@ -112,7 +112,8 @@ class RunDir:
 
     `recipe.toml` is what was asked, `plan.json` what follows on this machine, `receipt.json` what it ran on,
     `events.jsonl` what happened, `tokenizer.json` and `checkpoints/` what came of it, `result.json` and `samples.txt`
-    the end; `held_out.json` is the score on the test text, once that has been taken.
+    the end; `held_out.json` is the score on the test text, once that has been taken, and `tasks.json`
+    holds tasks that were asked in full after training.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,6 +127,7 @@ class RunDir:
         self.quarantine = path / "quarantine"
         self.result = path / "result.json"
         self.held_out = path / "held_out.json"
+        self.tasks = path / "tasks.json"
         self.samples = path / "samples.txt"
         self.stacks = path / "stacks.txt"
         self._lock = path / "run.lock"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli.small import Command
+from farthing.compare.task_results import read_tasks
+from farthing.rundir import RunDir
 
 QUESTIONS = [{"query": f"Show {n}:", "choices": ["HN", "a thing", "x"], "gold": n % 3} for n in range(12)]
 
@@ -30,6 +32,25 @@ def test_a_task_as_json(farthing: Command, desk: Path) -> None:
     assert (result["task"], result["items"], result["source"]) == ("choices", 12, str(desk / "choices.jsonl"))
     low = farthing("eval", "done", "evaluate.precision=train", "--task", "choices", "--data", "choices.jsonl", "--json")
     assert json.loads(low.out)["tasks"][0]["precision"] in ("fp32", "bf16")
+
+
+def test_a_task_asked_in_full_is_kept_for_report_and_card(farthing: Command, desk: Path) -> None:
+    run = RunDir(desk / "runs" / "done")
+    words = ("eval", "done", "--task", "choices", "--data", "choices.jsonl", "--quiet")
+    farthing(*words, "--limit", "6")
+    farthing(*words, "evaluate.precision=train")
+    assert not run.tasks.exists(), "a part of the questions, or another precision, is no result to publish"
+    for _ in range(2):
+        assert "kept beside the run" in farthing(*words).out
+    (kept,) = read_tasks(run)
+    assert (kept["step"], kept["result"]["task"], kept["result"]["items"]) == (6, "choices", 12)
+    assert read_tasks(run, step=5) == []
+    answer = farthing("report", "done", "--markdown", "--out", "report.md", "--quiet")
+    assert answer.code == 0, answer.err
+    assert "## Tasks" in (desk / "report.md").read_text("utf-8")
+    answer = farthing("export", "done", "out", "--quiet")
+    assert answer.code == 0, answer.err
+    assert "choices" in (desk / "out" / "README.md").read_text("utf-8")
 
 
 def test_several_tasks_as_a_table(farthing: Command, desk: Path) -> None:

@@ -25,6 +25,7 @@ from farthing import api, config
 from farthing.cli import listing, tables
 from farthing.compare import noise
 from farthing.compare import runs as compared
+from farthing.compare.task_results import keep_tasks, read_tasks
 from farthing.data.sources import open_source
 from farthing.data.sources.stream import Progress
 from farthing.data.sources.tokens import bin_header, open_tokens
@@ -179,6 +180,19 @@ def _runs(place: Path) -> Iterator[Case]:
         ),
         folder,
     )
+    folder = copy("asked-tasks")
+    reading = {"value": 0.5, "low": 0.2, "high": 0.8, "standard_error": 0.1, "chance": 0.25, "verdict": "at chance"}
+    asked = {
+        "task": "piqa",
+        "metric": "accuracy",
+        "items": 4,
+        "of": 4,
+        "shots": 0,
+        "source": "a",
+        "scores": {"accuracy": reading},
+    }
+    keep_tasks(RunDir(folder / "run"), 6, [asked])
+    yield Case(Reader("tasks", "run/tasks.json", "json", lambda at: read_tasks(RunDir(at / "run"))), folder)
     folder = _folder(place, "noise")
     floor = noise.NoiseFloor("small", "f" * 64, {"bits_per_byte": {1: 2.5, 2: 2.6, 3: 2.4}}, 0, "t" * 64, 1)
     noise.keep(floor, folder)

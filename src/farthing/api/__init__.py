@@ -12,6 +12,7 @@ from farthing.api.arms import keep_held_out as keep_held_out
 from farthing.api.arms import noise as noise
 from farthing.api.arms import train_seeds as train_seeds
 from farthing.api.evaluation import ask as ask
+from farthing.api.evaluation import keep_tasks as keep_tasks
 from farthing.api.evaluation import load_tasks as load_tasks
 from farthing.api.harness import ask_harness as ask_harness
 from farthing.api.importing import Imported as Imported

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from farthing.api.trained import TrainedModel
+from farthing.compare import task_results
 from farthing.errors import UserError
 from farthing.evals.tasks import Loaded, Scored, find_task, load, score
 from farthing.evals.tasks.scoring import HUB
+from farthing.rundir import RunDir
 from farthing.sinks.reading import Reading
 
 
@@ -30,6 +32,21 @@ def load_tasks(names: str | Sequence[str], data: str = HUB, *, shots_data: str |
     if len(tasks) > 1 and not (Path(data).expanduser().is_dir() or data == HUB):
         raise UserError(f"--data {data}: {len(tasks)} tasks need a folder that holds a file for each")
     return [load(task, data, directory=Path.cwd(), shots_data=shots_data) for task in tasks]
+
+
+def keep_tasks(run: RunDir, step: int, found: Sequence[Scored]) -> list[str]:
+    """Keep what tasks came to beside a finished run, for its reports and its model card; the names of those kept.
+
+    Args:
+        run: whose.
+        step: optimizer steps of the weights that were asked.
+        found: in fp32; a task of which only some questions were asked is not kept.
+    """
+    whole = [one.result for one in found if one.result["items"] == one.result["of"]]
+    if not whole or not run.result.is_file():
+        return []
+    task_results.keep_tasks(run, step, whole)
+    return [one["task"] for one in whole]
 
 
 def ask(

@@ -83,6 +83,10 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_guarded(arguments))
 
 
+_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.ESTALE)
+"""a disk, a network file system or a limit of the system that failed: nobody's request and no fault of ours"""
+
+
 def _guarded(arguments: list[str] | None) -> int:
     # Threads that spin for long while they wait halve the speed of a machine that has anything else to do; threads
     # that sleep at once wake too late for the next short operation (6 % of a step on two cores). So they spin for
@@ -114,6 +118,8 @@ def _guarded(arguments: list[str] | None) -> int:
             return _complain(f"{error.filename or 'a file'}: cannot be written: {error.strerror}", 2)
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
             return _complain(f"{str(error.filename or 'a path')[:200]}: cannot be used: {error.strerror}", 2)
+        if error.errno in _OF_THE_MACHINE:
+            return _complain(f"{error.filename or 'a file'}: {error.strerror}; when that is mended, try again", 6)
         return _bug(error)
     except Exception as error:
         return _bug(error)

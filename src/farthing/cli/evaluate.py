@@ -172,10 +172,15 @@ def _ask(asked: _Asked, run: str, checkpoint: str, runs: Path, device: str, *, q
     if asked.answers is not None:
         lines = [json.dumps(line, ensure_ascii=False) for one in found for line in one.answer_lines()]
         write_text(asked.answers, "\n".join(lines) + "\n")
+    kept = []
+    if model.run is not None and asked.precision == "fp32":
+        kept = api.keep_tasks(model.run, model.step, found)
     if as_json:
         say_json({"model": model.name, "step": model.step, "tasks": [one.result for one in found]})
-    else:
-        print_tasks(model.title, found)
+        return
+    print_tasks(model.title, found)
+    if kept:
+        typer.echo("kept beside the run: its report and its model card show it")
 
 
 def _ask_harness(

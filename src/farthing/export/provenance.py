@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from farthing import config
+from farthing.compare.task_results import read_tasks
 from farthing.data.known import recognised
 from farthing.errors import UserError
 from farthing.events import Evaluated, Sampled, Started, Step, TaskScored, read_events
@@ -194,6 +195,7 @@ def provenance(run: RunDir, *, step: int, private: Private | None = None) -> Pro
         table = redacted(published(tomllib.loads(written)), private)
         plan, receipt = redacted(read_json(run.plan), private), redacted(receipt, private)
         result = redacted(read_result(run), private)
+        later = [redacted(one["result"], private) for one in read_tasks(run, step=step)]
         events = [redacted(one, private) for one in read_events(run.events) if one["kind"] in _TOLD]
         model = config.build(Model, table["model"])
         receipt["data"]["split"] = published({"data": receipt["data"]["split"]})["data"]
@@ -220,7 +222,9 @@ def provenance(run: RunDir, *, step: int, private: Private | None = None) -> Pro
         wall_seconds=result.get("wall_seconds") if last else None,
         validation=result["validation"] if last else (scored[-1]["validation"] if scored else {}),
         references=(result.get("references") or {}) if last else {},
-        scores=task_scores([one["result"] for one in events if one["kind"] == TaskScored.kind and one["step"] == step]),
+        scores=task_scores(
+            [one["result"] for one in events if one["kind"] == TaskScored.kind and one["step"] == step] + later
+        ),
         samples=[(one["prompt"], one["text"]) for one in events if one["kind"] == Sampled.kind and one["step"] == step],
         trained_on=next((_day(one["time"]) for one in events if one["kind"] == Started.kind), ""),
     )

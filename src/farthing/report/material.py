@@ -11,6 +11,7 @@ from typing import Any, Literal
 from farthing.compare.arms import Arm, group
 from farthing.compare.comparison import Comparison, compare_runs
 from farthing.compare.runs import Gathered, LeftOut, RunRecord
+from farthing.compare.task_results import read_tasks
 from farthing.errors import FarthingError, UserError
 from farthing.report.course import Story, read_story
 from farthing.rundir import RunDir, read_result
@@ -29,6 +30,8 @@ class Facts:
     plan: Mapping[str, Any]
     receipt: Mapping[str, Any]
     result: Mapping[str, Any]
+    tasks: Sequence[Mapping[str, Any]] = ()
+    """what its last weights came to in tasks, at the end of training or asked for later"""
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ def _check(story: Story, facts: Facts) -> None:
         float(event["step"]), float(event["spent"]["tokens"])
     for sample in facts.result.get("samples") or []:
         str(sample["prompt"]), str(sample["text"])
-    for task in facts.result.get("tasks") or []:
+    for task in facts.tasks:
         str(task["task"]), task["scores"].get(task["metric"], {}).get("value"), int(task["items"]), int(task["of"])
     dict(facts.result.get("references") or {})
     dict(facts.receipt.get("machine") or {}), dict(facts.receipt.get("numeric") or {})
@@ -260,4 +263,7 @@ def read_facts(run: RunDir) -> Facts:
         result = read_result(run)
     except (OSError, ValueError):
         result = {}
-    return Facts(read(run.plan), read(run.receipt), result)
+    tasks = {(one["task"], one.get("shots")): one for one in result.get("tasks") or []}
+    later = read_tasks(run, step=result["spent"]["steps"]) if result else []
+    tasks |= {(one["result"]["task"], one["result"].get("shots")): one["result"] for one in later}
+    return Facts(read(run.plan), read(run.receipt), result, list(tasks.values()))

@@ -283,7 +283,7 @@ def tasks(material: Material) -> Section | None:
     """What the models were asked."""
     rows: list[list[str | Cell]] = []
     for run in material.runs:
-        for one in material.facts[run.path].result.get("tasks") or []:
+        for one in material.facts[run.path].tasks:
             score = one["scores"].get(one["metric"]) or {}
             verdict = score.get("verdict")
             rows.append(

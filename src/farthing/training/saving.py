@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -106,9 +107,14 @@ class Saver:
             wait((self._under_way,))
 
     def close(self) -> None:
-        """Wait for a save under way, whatever comes of it, and for its thread: the run's lock must not be given back before."""
+        """Wait for a save under way, whatever comes of it, and for its thread: the run's lock must not be given back before.
+
+        What could not be deleted while files were short (EMFILE) is then.
+        """
         if self._thread is not None:
             self._thread.shutdown()
+        with suppress(OSError):
+            self._run.sweep()
 
     def _write(self, step: int, snapshot: checkpoints.Snapshot, protect: int | None) -> Outcome:
         try:
