@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -22,6 +25,9 @@ from farthing.training.course import Course, State
 from farthing.training.guard import DivergenceGuard
 from farthing.training.meter import Meter
 from farthing.training.step import Stepper
+
+NICENESS = 19
+"""of the thread that saves in the background: hashing and writing would take a core from training's own threads"""
 
 
 @dataclass(frozen=True)
@@ -60,19 +66,20 @@ class Saver:
         if background:
             # Started now: a thread that is started when memory has run out may die before it begins, and Python then
             # waits for it for ever.
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="farthing-saver")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="farthing-saver", initializer=_give_way)
             self._thread.submit(lambda: None).result()
 
-    def start(self, step: int, snapshot: checkpoints.Snapshot, *, protect: int | None) -> None:
+    def start(self, step: int, snapshot: checkpoints.Snapshot, *, protect: int | None, at_once: bool = False) -> None:
         """Begin to save; what `snapshot` refers to may change as soon as this returns.
 
         Args:
             step: optimizer steps done.
             snapshot: the tensors in use, not copies.
             protect: a step whose checkpoint is kept whatever its age.
+            at_once: save here and now, with no copy and no lower priority: somebody waits for it.
         """
         assert self._under_way is None, "the save before has not been looked at"
-        if self._thread is None:
+        if self._thread is None or at_once:
             self._under_way = Future()
             self._under_way.set_result(self._write(step, snapshot, protect))
             return
@@ -100,11 +107,6 @@ class Saver:
             return None
         done, self._under_way = self._under_way, None
         return done.result()
-
-    def settled(self) -> None:
-        """Wait for a save under way, whatever comes of it."""
-        if self._under_way is not None:
-            wait((self._under_way,))
 
     def close(self) -> None:
         """Wait for a save under way, whatever comes of it, and for its thread: the run's lock must not be given back before.
@@ -139,6 +141,13 @@ class Saver:
                 self._copies[f"{part}/{name}"] = kept
             made[name] = kept.copy_(tensor.detach())
         return made
+
+
+def _give_way() -> None:
+    """Let the calling thread have what training leaves of the cores (Linux, where a thread has a niceness of its own)."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Keeper:
@@ -177,13 +186,10 @@ class Keeper:
 
     def save(self, state: State) -> None:
         """Write a checkpoint of this moment and wait for it; a full disk is reported and training goes on."""
-        self.begin(state)
-        before = time.monotonic()
-        self._saver.settled()
-        self._stall += time.monotonic() - before
+        self.begin(state, at_once=True)
         self.settle(wait=True)
 
-    def begin(self, state: State) -> None:
+    def begin(self, state: State, *, at_once: bool = False) -> None:
         """As `save`, but where saves go on in the background, only until the copy is taken."""
         assert self.weights_are_finite(), "weights that are not finite must not be saved over good ones"
         start = time.monotonic()
@@ -193,7 +199,9 @@ class Keeper:
         except OSError as error:
             self._tell_failure(state.step, error)
             return
-        self._saver.start(state.step, snapshot, protect=state.best_step if self._course.keep_best else None)
+        self._saver.start(
+            state.step, snapshot, protect=state.best_step if self._course.keep_best else None, at_once=at_once
+        )
         self._stall = time.monotonic() - start
 
     def settle(self, *, wait: bool) -> None:
