@@ -55,7 +55,7 @@ def test_a_signal_stops_the_whole_once_and_cleanly(desk: Path) -> None:
     first = killed(desk, "first", *FOREVER, "checkpoint.every=2")
     killed(desk, "second", *FOREVER, "checkpoint.every=2")
     process = start("resume", "--all", "runs", cwd=desk)
-    wait_for_step(process, first, more_than=first.checkpoint_steps()[-1] + 3)
+    wait_for_step(process, first, more_than=(first.checkpoint_steps() or [0])[-1] + 3)
     stopped = end(process, signal.SIGINT)
     assert stopped.code == 75, stopped
     assert stopped.err.splitlines()[-1] == "stopped: runs/first: stopped. Continue with: farthing resume --all runs"
