@@ -136,5 +136,7 @@ def merge(name: str, part: str, results: Mapping[str, Any]) -> None:
 
 
 def _stamp() -> dict[str, Any]:
-    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    # Of a file its name alone: where it lay on this machine is nobody's business.
+    words = [Path(word).name if os.sep in word and Path(word).exists() else word for word in sys.argv[1:]]
+    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}".strip()
     return {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": machine()}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -125,8 +124,6 @@ def main() -> None:
         bench.merge("gpu", size, result)
     if chosen.titles is not None:
         rows = titles(chosen.titles, seeds=[int(seed) for seed in chosen.seeds.split(",")])
-        # The command is kept with the file's name alone: where it lay on this machine is nobody's business.
-        sys.argv = [chosen.titles.name if word == str(chosen.titles) else word for word in sys.argv]
         bench.merge("gpu", "titles", {"gpu": torch.cuda.get_device_name(), "rows": rows})
 
 

@@ -15,7 +15,6 @@ under AdamW (0.9, 0.95, weight decay 0.1) with a cosine and 5 % warm-up, at the 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,9 +197,6 @@ def main() -> None:
     parser.add_argument("--rivals-minutes", type=float, default=4.0, help="training time of each rival's run")
     chosen = parser.parse_args()
     there = texts(chosen.titles)
-    if chosen.titles is not None:
-        # The command is kept with the file's name alone: where it lay on this machine is nobody's business.
-        sys.argv = [chosen.titles.name if word == str(chosen.titles) else word for word in sys.argv]
     for name in chosen.data.split(","):
         if name not in there:
             print(f"{name}: skipped, since there is no such file: give the path of hn_titles.txt as the argument")

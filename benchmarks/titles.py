@@ -87,8 +87,6 @@ def main() -> None:
                 f"{statistics.mean(row['seconds']) / 60:>9.1f}{row['flops'] / 1e15:>8.3f}",
                 flush=True,
             )
-    # The command is kept with the file's name alone: where it lay on this machine is nobody's business.
-    sys.argv[1] = chosen.titles.name
     bench.write("titles", {"titles": chosen.titles.name, "limit": chosen.limit, "rows": rows})
 
 

@@ -198,14 +198,17 @@ def test_the_event_tells_the_stall(story: Path) -> None:
     copy=st.floats(1e8, 1e11),
     write=st.floats(1e6, 1e10),
     hours=st.floats(0.1, 1000),
+    idle=st.floats(1, 10),
     background=st.booleans(),
+    crowded=st.booleans(),
 )
 def test_the_interval_costs_little_and_loses_little(
-    size: float, copy: float, write: float, hours: float, background: bool
+    size: float, copy: float, write: float, hours: float, idle: float, background: bool, crowded: bool
 ) -> None:
     section = Checkpoint(background=background, mtbf_hours=hours)
-    interval = save_interval(section, int(size), SavingRate(copy, write))
-    lost = int(size) / copy + int(size) / write / 2 if background else int(size) / write
+    interval = save_interval(section, int(size), SavingRate(copy, write, write * idle), crowded=crowded)
+    beside = int(size) / copy + (int(size) / write / idle if crowded else 0)
+    lost = beside if background else int(size) / write
     assert lost <= interval * MOST_SPENT_ON_SAVES * (1 + 1e-9)
     assert interval <= max(MOST_BETWEEN_SAVES, lost / MOST_SPENT_ON_SAVES, 2 * int(size) / write)
 
@@ -215,12 +218,12 @@ def test_an_unknown_disk_is_saved_to_every_minute() -> None:
 
 
 def test_frequent_failures_ask_for_frequent_saves() -> None:
-    intervals = [save_interval(Checkpoint(mtbf_hours=h), 10**6, SavingRate(1e10, 1e9)) for h in (0.1, 1, 10)]
+    intervals = [save_interval(Checkpoint(mtbf_hours=h), 10**6, SavingRate(1e10, 1e9, 1e9)) for h in (0.1, 1, 10)]
     assert intervals == sorted(intervals) and intervals[0] < intervals[-1]
 
 
 def test_the_disk_is_measured_where_it_can_be(tmp_path: Path) -> None:
     rate = saving_rate(tmp_path)
-    assert rate is not None and rate.copy > 0 and rate.write > 0
+    assert rate is not None and rate.copy > 0 and rate.write > 0 and rate.work >= 0.9 * rate.write
     assert not list(tmp_path.iterdir()), "it leaves nothing"
     assert saving_rate(tmp_path / "not there") is None

@@ -156,7 +156,9 @@ def make_plan(
     )
     saved = cost_of_checkpoint(recipe, counts.vocab_size)
     rates = rates_of(recipe, counts, timing.seconds_per_step)
-    plan = _Schedule.of(recipe, counts, rates, timing, save_interval(recipe.checkpoint, saved, saving))
+    crowded = machine.device == "cpu" and settings.threads >= machine.physical_cores
+    interval = save_interval(recipe.checkpoint, saved, saving, crowded=crowded)
+    plan = _Schedule.of(recipe, counts, rates, timing, interval)
     available = available_memory(recipe, machine)
     copied = _checkpoint_copy(recipe, plan, saved, machine, room=available - sum(terms.values()))
     terms |= copied or {}
@@ -207,18 +209,26 @@ def cost_of_checkpoint(recipe: Recipe, vocab_size: int) -> int:
     return copies * 4 * sum(roles.values()) + state_bytes(recipe.optimizer, roles)
 
 
-def save_interval(section: Checkpoint, checkpoint_bytes: int, saving: SavingRate | None) -> float:
+def save_interval(
+    section: Checkpoint, checkpoint_bytes: int, saving: SavingRate | None, *, crowded: bool = True
+) -> float:
     """Seconds of training between checkpoints where the recipe leaves that open.
 
     Young (1974) and Daly (2006): sqrt(2 C M) for checkpoints that cost C seconds of training and failures M seconds
     apart on average. A minute at most, so that a crash costs half a minute on average, unless saving would then take
     more than a fiftieth of the time.
+
+    Args:
+        section: the recipe's.
+        checkpoint_bytes: size of one.
+        saving: how fast it is saved; None where that is not known.
+        crowded: whether training uses every core. A save in the background then costs training as much time as it takes
+            of a processor: threads that share a step wait for the one that has to share its core.
     """
     if saving is None:
         return MOST_BETWEEN_SAVES
     copied, written = checkpoint_bytes / saving.copy, checkpoint_bytes / saving.write
-    # In the background, writing takes a core from training for about half of its time: hashing, mostly.
-    lost = copied + written / 2 if section.background else written
+    lost = copied + (checkpoint_bytes / saving.work if crowded else 0.0) if section.background else written
     wanted = math.sqrt(2 * lost * section.mtbf_hours * 3600)
     return max(min(wanted, MOST_BETWEEN_SAVES), lost / MOST_SPENT_ON_SAVES, 2 * written)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,9 +22,6 @@ from farthing.training.course import Course, State
 from farthing.training.guard import DivergenceGuard
 from farthing.training.meter import Meter
 from farthing.training.step import Stepper
-
-NICENESS = 19
-"""of the thread that saves in the background: hashing and writing would take a core from training's own threads"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class Saver:
         if background:
             # Started now: a thread that is started when memory has run out may die before it begins, and Python then
             # waits for it for ever.
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="farthing-saver", initializer=_give_way)
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="farthing-saver")
             self._thread.submit(lambda: None).result()
 
     def start(self, step: int, snapshot: checkpoints.Snapshot, *, protect: int | None, at_once: bool = False) -> None:
@@ -76,7 +70,7 @@ class Saver:
             step: optimizer steps done.
             snapshot: the tensors in use, not copies.
             protect: a step whose checkpoint is kept whatever its age.
-            at_once: save here and now, with no copy and no lower priority: somebody waits for it.
+            at_once: save here and now, with without a copy: somebody waits for it.
         """
         assert self._under_way is None, "the save before has not been looked at"
         if self._thread is None or at_once:
@@ -141,13 +135,6 @@ class Saver:
                 self._copies[f"{part}/{name}"] = kept
             made[name] = kept.copy_(tensor.detach())
         return made
-
-
-def _give_way() -> None:
-    """Let the calling thread have what training leaves of the cores (Linux, where a thread has a niceness of its own)."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Keeper:
