@@ -115,6 +115,17 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asking(Event):
+    """Training is over, and all questions of a task are about to be asked, which may take minutes."""
+
+    kind: ClassVar[str] = "asking"
+    step: int
+    task: str
+    items: int
+    """how many questions or texts"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskScored(Event):
     """The model has been asked a task's questions: some of them at a cadence, all of them at the end."""
 

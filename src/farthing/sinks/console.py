@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from farthing.events import (
+    Asking,
     Checkpointed,
     Evaluated,
     Event,
@@ -209,6 +210,8 @@ class Console:
                 self._step()
             case Evaluated():
                 self._evaluated(event)
+            case Asking():
+                self._say(f"asking all of {event.task}: {event.items:,}", "dim")
             case TaskScored():
                 self._say(f"step {event.step:,}{self._dot}{_task(event)}", "cyan")
             case Checkpointed() if self._verbose:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +29,8 @@ class Action(Protocol):
     def due(self, moment: Moment) -> bool:
         """Whether to run now; called after every step."""
 
-    def run(self, moment: Moment, model: nn.Module) -> list[Event]:
-        """Do it and say what happened. The model and torch's random state must be left as they were."""
+    def run(self, moment: Moment, model: nn.Module) -> Iterable[Event]:
+        """Do it and say what happens, as it happens. The model and torch's random state must be left as they were."""
 
 
 def at_cadence(moment: Moment, every: int) -> bool:

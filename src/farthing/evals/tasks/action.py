@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from farthing.evals.continuations import TextTokenizer
 from farthing.evals.forward import Precision
 from farthing.evals.tasks.scoring import Loaded, load, score
 from farthing.evals.tasks.table import find_task
-from farthing.events import Event, TaskScored
+from farthing.events import Asking, Event, TaskScored
 from farthing.model.gpt import GPT
 from farthing.recipe.running import Asked, Evaluate
 
@@ -46,10 +46,12 @@ class TaskAction:
         """At the cadence and at the end."""
         return moment.step % self.every == 0 or moment.step == moment.steps
 
-    def run(self, moment: Moment, model: nn.Module) -> list[Event]:
+    def run(self, moment: Moment, model: nn.Module) -> Iterator[Event]:
         """Ask; the model and torch's random state are left as they were."""
         assert isinstance(model, GPT)
         start, at_end = time.monotonic(), moment.step == moment.steps
+        if at_end:
+            yield Asking(step=moment.step, task=self.loaded.task.name, items=len(self.loaded.items))
         found = score(
             self.loaded,
             model,
@@ -59,16 +61,14 @@ class TaskAction:
             limit=None if at_end else self.limit,
             shots=self.shots,
         )
-        return [
-            TaskScored(
-                step=moment.step,
-                task=self.loaded.task.name,
-                value=found.result["scores"][found.result["metric"]]["value"],
-                result=found.result,
-                spent=moment.spent.as_dict(),
-                seconds=round(time.monotonic() - start, 3),
-            )
-        ]
+        yield TaskScored(
+            step=moment.step,
+            task=self.loaded.task.name,
+            value=found.result["scores"][found.result["metric"]]["value"],
+            result=found.result,
+            spent=moment.spent.as_dict(),
+            seconds=round(time.monotonic() - start, 3),
+        )
 
 
 def load_asked(section: Evaluate, *, directory: Path) -> list[Loaded]:
