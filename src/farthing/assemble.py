@@ -22,6 +22,7 @@ from farthing.data.store import Report
 from farthing.errors import UserError, need
 from farthing.evals.actions import Samples
 from farthing.evals.references import references
+from farthing.evals.tasks import Loaded
 from farthing.evals.yardstick import evaluate
 from farthing.events import Emit, Evaluated, Event, EventLog, Notice
 from farthing.export.stock import plan_warnings
@@ -32,6 +33,7 @@ from farthing.planning import (
     Counts,
     Plan,
     Settings,
+    TaskSize,
     Timing,
     checked,
     choose,
@@ -83,9 +85,11 @@ def read_text(recipe: Recipe, *, directory: Path, cache: Path, report: Report) -
     )
 
 
-def counts_of(text: Prepared) -> Counts:
-    """What the plan needs to know of the text."""
-    return Counts(text.tokenizer.vocab_size, len(text.train.tokens_N), len(text.validation.tokens_N))
+def counts_of(text: Prepared, tasks: Sequence[Loaded] = ()) -> Counts:
+    """What the plan needs to know of the text and of the recipe's tasks, which are taken to be as long in tokens."""
+    per_character = len(text.validation.tokens_N) / max(1, text.validation.characters)
+    sizes = tuple(TaskSize(len(one.items), one.characters * per_character) for one in tasks)
+    return Counts(text.tokenizer.vocab_size, len(text.train.tokens_N), len(text.validation.tokens_N), sizes)
 
 
 def counts_without_text(recipe: Recipe) -> Counts:
@@ -111,11 +115,12 @@ def plan_run(
     *,
     disk_free: int,
     saving: SavingRate | None = None,
+    tasks: Sequence[Loaded] = (),
     measure: bool = True,
     report: Report = lambda stage, done, total: None,
 ) -> Plan:
     """The plan of a recipe on this machine; where there is text and `measure` is on, chosen and timed on real steps."""
-    counts = counts_without_text(recipe) if text is None else counts_of(text)
+    counts = counts_without_text(recipe) if text is None else counts_of(text, tasks)
     settings = settle(recipe, machine, counts)
     timing = estimate(recipe, machine, counts, settings)
     warnings = plan_warnings(recipe.model) + ([] if text is None else [message for _, message in text.warnings])

@@ -78,8 +78,7 @@ def new_run(
     Raises:
         FarthingError: see errors.py; with UserError nothing has been written.
     """
-    startup = StartUp()
-    watcher = watcher or Watcher()
+    startup, watcher = StartUp(), watcher or Watcher()
     check_writable(path.parent)
     assemble.check_mirrors(recipe)
     machine = prepare_machine(recipe, device)
@@ -88,8 +87,9 @@ def new_run(
     with startup.stage("text"):
         text = assemble.read_text(recipe, directory=directory, cache=cache_folder(), report=watcher.reading)
     with startup.stage("plan"):
+        free, saving = disk_free(path), disk_speed(recipe, path)
         plan = assemble.plan_run(
-            recipe, machine, text, disk_free=disk_free(path), saving=disk_speed(recipe, path), report=watcher.reading
+            recipe, machine, text, disk_free=free, saving=saving, tasks=tasks, report=watcher.reading
         )
     if plan.trial is not None and not plan.trial.remembered:
         startup.part("trial", plan.trial.seconds, of="plan")

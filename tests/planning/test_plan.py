@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from farthing import config
 from farthing.planning import Choice, Counts, Plan, Timing, estimate, make_plan, settle
-from farthing.planning.settings import parameters_by_role
+from farthing.planning.settings import TaskSize, parameters_by_role
 from farthing.recipe import Recipe
 from farthing.runtime.device import Machine, this_machine
 
@@ -52,6 +52,18 @@ def test_minutes_and_money_are_turned_into_steps_with_a_margin(machine: Machine)
     paid = plan_of(machine, "budget.money=1", "budget.price_per_hour=2", seconds_per_step=2.0)
     assert paid.money is not None and 0.5 < paid.money <= 1.0
     assert paid.limited_by == "money"
+
+
+def test_tasks_are_counted_as_often_as_they_are_asked(machine: Machine) -> None:
+    asked = 'evaluate.tasks=[{task="choices", path="q.jsonl", every=40, limit=100, shots=1}]'
+    counts = replace(TEXT, tasks=(TaskSize(items=1000, tokens=50_000.0),))
+    plain = plan_of(machine, "budget.steps=100")
+    plan = plan_of(machine, "budget.steps=100", asked, counts=counts)
+    # A tenth of the questions after 40 and 80 steps, all at the end; an example before each makes it twice as long.
+    tokens = 2 * 50_000 * (0.1 + 0.1 + 1)
+    more = tokens / (16 * 256) * 1.0 * (2 / 3)
+    assert plan.evaluation_seconds == pytest.approx((plain.evaluation_seconds or 0) + more)
+    assert plan_of(machine, "budget.steps=100", asked).evaluation_seconds == plain.evaluation_seconds, "unread"
 
 
 def test_the_first_limit_ends_the_run(machine: Machine) -> None:

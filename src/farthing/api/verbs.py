@@ -9,6 +9,9 @@ from farthing.api.continuing import with_start
 from farthing.api.recipes import Overrides, resolve
 from farthing.api.run import Run
 from farthing.errors import UserError
+from farthing.evals.tasks import Loaded
+from farthing.evals.tasks.action import load_asked
+from farthing.evals.tasks.scoring import HUB
 from farthing.planning import Plan
 from farthing.planning import Planned as Planned
 from farthing.recipe import Recipe
@@ -83,15 +86,19 @@ def plan(
     """
     resolved = with_start(resolve(recipe, overrides), Path(runs))
     machine = session.prepare_machine(resolved, device)
-    missing, text = None, None
+    missing, text, tasks = None, None, list[Loaded]()
     with Reading(quiet=quiet) as reading:
         try:
             text = assemble.read_text(resolved, directory=Path.cwd(), cache=cache_folder(), report=reading)
+            local = all(not one.path.startswith(HUB) for one in resolved.evaluate.tasks)
+            tasks = load_asked(resolved.evaluate, directory=Path.cwd()) if local else []
         except UserError as error:
             missing = str(error)
         try:
             free, saving = session.disk_free(Path(runs)), session.disk_speed(resolved, Path(runs))
-            made = assemble.plan_run(resolved, machine, text, disk_free=free, saving=saving, report=reading)
+            made = assemble.plan_run(
+                resolved, machine, text, disk_free=free, saving=saving, tasks=tasks, report=reading
+            )
         except UserError as error:
             raise UserError(missing or str(error)) from None
     return Planned(resolved, made, missing)

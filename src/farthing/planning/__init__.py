@@ -9,6 +9,7 @@ from farthing.planning.price import Planned as Planned
 from farthing.planning.price import make_plan as make_plan
 from farthing.planning.settings import Counts as Counts
 from farthing.planning.settings import Settings as Settings
+from farthing.planning.settings import TaskSize as TaskSize
 from farthing.planning.settings import Timing as Timing
 from farthing.planning.settings import estimate as estimate
 from farthing.planning.settings import predicted_seconds as predicted_seconds

@@ -291,7 +291,8 @@ class _Schedule:
         every = _in_steps(asked, steps, auto=-(-steps // min(10, max(1, affordable))))
         save = _in_steps(saving, steps, auto=max(1, round(save_seconds / per_step)))
         looks = steps // every + (steps % every > 0)
-        return cls(steps, limited_by, by_limit, last, tokens, steps * per_step, looks * once, every, save, log_every)
+        looking = looks * once + _task_seconds(recipe, counts, timing, steps, every)
+        return cls(steps, limited_by, by_limit, last, tokens, steps * per_step, looking, every, save, log_every)
 
 
 def _in_steps(asked: int | str, steps: int, *, auto: int) -> int:
@@ -317,6 +318,17 @@ def _evaluation_seconds(recipe: Recipe, counts: Counts, timing: Timing) -> float
     per_token = timing.seconds_per_step / (recipe.train.batch_size * recipe.model.context_length)
     readings = 2 if recipe.evaluate.legacy == "titles" else 1
     return counts.validation_tokens * rescored * readings * per_token * (2 / 3)
+
+
+def _task_seconds(recipe: Recipe, counts: Counts, timing: Timing, steps: int, every: int) -> float:
+    """All askings of all tasks: a part of the questions at the cadence, all of them at the end."""
+    per_token = timing.seconds_per_step / (recipe.train.batch_size * recipe.model.context_length)
+    tokens = 0.0
+    for asked, size in zip(recipe.evaluate.tasks, counts.tasks, strict=bool(counts.tasks)):
+        part = 1.0 if asked.limit is None else min(1.0, asked.limit / max(1, size.items))
+        before_the_end = (steps - 1) // _in_steps(asked.every, steps, auto=every)
+        tokens += size.tokens * (1 + asked.shots) * (before_the_end * part + 1)
+    return tokens * per_token * (2 / 3)
 
 
 def _too_little_money(recipe: Recipe, plan: Plan) -> list[str]:

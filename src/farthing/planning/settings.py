@@ -35,12 +35,22 @@ START_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
+class TaskSize:
+    """How much there is to read in a task: its questions or texts, and about how many tokens they have in all."""
+
+    items: int
+    tokens: float
+
+
+@dataclass(frozen=True)
 class Counts:
     """What is known of the text; None before it has been read."""
 
     vocab_size: int
     tokens_per_epoch: int | None
     validation_tokens: int | None
+    tasks: tuple[TaskSize, ...] = ()
+    """of the recipe's tasks, where they have been read"""
 
 
 _IN_WORDS = {"sdpa": "fused attention", "math": "explicit attention"}

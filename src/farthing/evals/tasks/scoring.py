@@ -44,6 +44,19 @@ class Loaded:
     source: str
     sha256: str
 
+    @property
+    def characters(self) -> int:
+        """About how much there is to read, each context once."""
+        total = 0
+        for item in self.items:
+            if isinstance(item, Question):
+                total += sum(map(len, {context for context, _ in item.pairs})) + sum(
+                    len(after) for _, after in item.pairs
+                )
+            else:
+                total += len(item.text)
+        return total
+
 
 @dataclass(frozen=True)
 class Scored:
