@@ -58,9 +58,9 @@ def write_part(questions: Path, limit: int, folder: Path) -> Path:
     return part
 
 
-def starts(questions: Path, export: Path | None) -> dict[str, dict[str, Any]]:
+def starts(questions: Path, warm_up: Path, export: Path | None) -> dict[str, dict[str, Any]]:
     """What each side is started with; without an export, ours alone."""
-    ours = {"task": "hellaswag", "data": str(questions), "shape": SHAPE.as_dict()}
+    ours = {"task": "hellaswag", "data": str(questions), "warm_up": str(warm_up), "shape": SHAPE.as_dict()}
     found: dict[str, dict[str, Any]] = {
         "ours-fp32": {"module": "sides.asking", "asked": ours},
         "ours-bf16": {"module": "sides.asking", "asked": {**ours, "bf16": True}},
@@ -75,7 +75,7 @@ def starts(questions: Path, export: Path | None) -> dict[str, dict[str, Any]]:
 
 def in_turn(questions: Path, export: Path, rounds: int) -> dict[str, Any]:
     """Seconds of a question on each side, ours against the others, and whether all say the same."""
-    with turns.sides(starts(questions, export)) as there:
+    with turns.sides(starts(questions, questions, export)) as there:
         taken = turns.take_turns(there, rounds=rounds, seconds=0)
         counts = {name: side.facts["questions"] for name, side in there.items()}
         answers = {name: side.ask("log_likelihoods") for name, side in there.items()}
@@ -97,10 +97,10 @@ def in_turn(questions: Path, export: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def whole(questions: Path) -> dict[str, Any]:
-    """How long all questions take us, in fp32 and in bf16, each after a pass over the same that is not counted."""
+def whole(questions: Path, part: Path) -> dict[str, Any]:
+    """How long all questions take us, in fp32 and in bf16, each after a pass over a part that is not counted."""
     found = {}
-    for name, start in starts(questions, None).items():
+    for name, start in starts(questions, part, None).items():
         with turns.sides({name: start}) as there:
             found[name] = {"questions": there[name].facts["questions"], "seconds": there[name].go(1)}
     return found
@@ -110,7 +110,7 @@ def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", type=Path, help="hellaswag_val.jsonl")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--limit", type=int, default=500, help="questions that sides take turns over")
     parser.add_argument("--part", action="store_true", help="not all questions at the end")
     chosen = parser.parse_args()
@@ -118,6 +118,8 @@ def main() -> None:
         part = write_part(chosen.questions, chosen.limit, Path(folder))
         export = write_export(Path(folder) / "export")
         found = {"shape": SHAPE.as_dict(), **in_turn(part, export, chosen.rounds)}
+        if not chosen.part:
+            found["all"] = whole(chosen.questions.absolute(), part)
     print(f"{found['questions']} questions in turn{'questions/s':>18}{'least':>9}{'most':>9}")
     for name, rate in found["questions_per_second"].items():
         print(f"{name:<24}{rate['median']:>14,.1f}{rate['least']:>9,.1f}{rate['most']:>9,.1f}")
@@ -125,10 +127,8 @@ def main() -> None:
         print(f"  {name}: {bench.told(value)}")
     for name, value in found["largest_difference_nats"].items():
         print(f"  largest difference from {name}: {value:.2g} nats")
-    if not chosen.part:
-        found["all"] = whole(chosen.questions.absolute())
-        for name, one in found["all"].items():
-            print(f"all {one['questions']:,} questions, {name}: {one['seconds']:.0f} s")
+    for name, one in found.get("all", {}).items():
+        print(f"all {one['questions']:,} questions, {name}: {one['seconds']:.0f} s")
     bench.write("tasks", found)
 
 

@@ -31,8 +31,8 @@ def main() -> None:
     model = assemble.load_model(recipe, settings, weights, shape.vocab_size)
     task, found = find_task(wanted["task"]), list[Scored]()
 
-    def once() -> None:
-        loaded = load(task, wanted["data"], directory=Path.cwd())
+    def once(data: str = wanted["data"]) -> None:
+        loaded = load(task, data, directory=Path.cwd())
         precision = "bf16" if wanted.get("bf16") else "fp32"
         found[:] = [score(loaded, model, text.tokenizer, device=machine.torch_device, precision=precision)]
 
@@ -43,10 +43,9 @@ def main() -> None:
         """Each question's log-likelihoods, in the order of the file."""
         return [[-nats for nats in answer.nats] for _, answer in found[0].answers]
 
-    once()  # also the warm-up; and the number of questions is known only now
-    turnstile = Turnstile(
-        {"questions": found[0].result["items"]}, {"scores": scores, "log_likelihoods": decisions}, warm_up=0
-    )
+    once(wanted["warm_up"])
+    questions = len(load(task, wanted["data"], directory=Path.cwd()).items)
+    turnstile = Turnstile({"questions": questions}, {"scores": scores, "log_likelihoods": decisions}, warm_up=0)
     while turnstile.next():
         once()
 

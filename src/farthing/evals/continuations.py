@@ -112,7 +112,7 @@ class ContinuationScorer:
         self._model = model
         self._separator = tokenizer.separator if model.section.attention.scope == "document" else None
         with self._measuring():
-            self._inference = Inference(model, precision=precision)
+            self._inference = Inference(model, precision=precision, layout="rows")
 
     def costs(self, pairs: Sequence[Pair], *, report: Callable[[int, int], None] | None = None) -> list[Continuation]:
         """What each continuation costs after its context, in the order of `pairs`.
