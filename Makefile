@@ -63,8 +63,9 @@ bench: $(DEV_READY) ## every benchmark, then what was to be reached; BENCH_ARGS=
 	@$(MAKE) $(LITGPT_READY) || echo "litgpt could not be installed; its rows are left out" >&2
 	$(BIN)/python benchmarks/everything.py $(BENCH_ARGS)
 
-faults: $(DEV_READY) ## hundreds of faults against real runs; FAULTS_ARGS="--faults 3000" for the long form
+faults: $(DEV_READY) ## hundreds of faults against real runs, then bugs put in on purpose; FAULTS_ARGS="--faults 3000" for the long form
 	$(BIN)/python tests/faults/campaign.py $(FAULTS_ARGS)
+	$(BIN)/python tests/faults/seeded.py --run
 
 clean: ## remove the environments and what tools have left; runs/ stays
 	rm -rf $(VENV) $(LITGPT_VENV) dist .pytest_cache .hypothesis .ruff_cache .mypy_cache

@@ -98,7 +98,7 @@ def test_beyond_the_context_logits_are_those_of_a_full_forward_over_the_window(m
 
 
 @every_model
-@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@pytest.mark.parametrize("layout", ["windows", "rows", "tokens"])
 @torch.no_grad()
 def test_inference_is_the_same_function(model: Model, layout: str) -> None:
     gpt, rows = shaken(model).train(), tokens(3, T)
@@ -110,7 +110,7 @@ def test_inference_is_the_same_function(model: Model, layout: str) -> None:
 
 @every_model
 @pytest.mark.parametrize("pieces", [[1] * T, [5, 1, 1, 4, 1]], ids=str)
-@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@pytest.mark.parametrize("layout", ["windows", "rows", "tokens"])
 @torch.no_grad()
 def test_inference_with_a_cache_gives_the_logits_of_the_full_forward(
     model: Model, layout: str, pieces: list[int]
@@ -127,7 +127,7 @@ def test_inference_with_a_cache_gives_the_logits_of_the_full_forward(
 
 
 @every_model
-@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@pytest.mark.parametrize("layout", ["windows", "rows", "tokens"])
 @torch.no_grad()
 def test_inference_in_bf16_is_as_close_to_fp32_as_autocast(model: Model, layout: str) -> None:
     gpt, rows = shaken(model), tokens(2, T)

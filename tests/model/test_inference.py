@@ -22,7 +22,7 @@ def gpt() -> GPT:
     return shaken(SECTION)
 
 
-@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@pytest.mark.parametrize("layout", ["windows", "rows", "tokens"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("number", range(0, len(MODELS), 3))
 def test_where_torch_lacks_the_products_it_uses_its_plain_ones(
@@ -38,7 +38,7 @@ def test_where_torch_lacks_the_products_it_uses_its_plain_ones(
     torch.testing.assert_close(inference.head(inference.hidden(rows)).float(), exact, rtol=0, atol=near)
 
 
-@pytest.mark.parametrize("layout", ["windows", "tokens"])
+@pytest.mark.parametrize("layout", ["windows", "rows", "tokens"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_model_is_left_as_it_was_and_learns_as_before(gpt: GPT, layout: str, precision: str) -> None:
     untouched = shaken(SECTION).train()
@@ -85,7 +85,7 @@ def test_segments_are_for_models_that_attend_within_documents(gpt: GPT) -> None:
 
 def test_weights_in_double_precision_are_used_as_they_are(gpt: GPT) -> None:
     double, rows = gpt.double(), tokens(2, 8)
-    for layout in ("windows", "tokens"):
+    for layout in ("windows", "rows", "tokens"):
         inference = Inference(double, layout=layout)
         with torch.no_grad():
             expected = double(rows)
