@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import replace
 from typing import Any
 
@@ -67,7 +68,7 @@ def measure(name: str, *, rounds: int, seconds: float) -> dict[str, Any]:
         facts, start = there["ours, auto"].facts, there["ours, auto"].start_seconds
     faster = bench.ratio(taken["ours, plain"], taken["ours, auto"])
     return {
-        "overrides": overrides,
+        "overrides": [word.replace(f"{tempfile.gettempdir()}/", "") for word in overrides],
         "minutes": minutes,
         "parameters": facts["parameters"],
         "chosen": facts["chosen"],

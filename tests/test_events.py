@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.errors import DivergedError, UserError
-from farthing.events import EVENTS_VERSION, Event, EventLog, Notice, Sampled, Started, Step, read_events
+from farthing.events import EVENTS_VERSION, Event, EventLog, Notice, Sampled, Started, Step, Stopped, read_events
 from training.story import in_child
 
 STARTED = Started(run="owl", recipe="0" * 64, parameters=12, steps=3)
@@ -149,6 +149,15 @@ def test_F21_a_full_disk_drops_the_event(tmp_path: Path) -> None:
     log.emit(step(2))
     assert log.dropped == 2
     assert [event.kind for event in seen] == ["notice", "step", "step"], "told when it begins, and once"
+
+
+def test_what_a_library_said_is_kept_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "correct-horse-battery")
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit(Notice(code="compile_fallback", message="https://me:password@host/ said correct-horse-battery"))
+    log.emit(Stopped(step=1, reason="error", message="correct-horse-battery"))
+    log.close()
+    assert "horse" not in log.path.read_text("utf-8") and "password" not in log.path.read_text("utf-8")
 
 
 def test_F45_a_follower_that_fails_is_left_behind(tmp_path: Path) -> None:

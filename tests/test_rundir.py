@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from farthing.errors import RunLockedError, UserError
+from farthing import rundir
+from farthing.errors import ResourceError, RunLockedError, UserError
 from farthing.rundir import MAX_NAME, RunDir, check_name, find_run, list_runs, new_run_path, read_result
 from farthing.storage import write_json
 from training.story import in_child
@@ -138,6 +140,15 @@ def test_F36_the_lock_keeps_a_second_process_out_and_dies_with_its_holder(tmp_pa
         assert run.is_locked()
     for descriptor in ready:
         os.close(descriptor)
+
+
+def test_F46_a_file_system_without_locks_is_not_a_run_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(stream: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(rundir.fcntl, "flock", flock)
+    with pytest.raises(ResourceError, match="cannot lock files"), RunDir(tmp_path).locked():
+        pass
 
 
 def test_status(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from farthing.data.split import TokenSplit
 from farthing.data.store import Report
 from farthing.errors import UserError, need
 from farthing.evals.actions import Samples
+from farthing.evals.forward import interruptible
 from farthing.evals.references import references
 from farthing.evals.tasks import Loaded
+from farthing.evals.tasks.action import check_asked
 from farthing.evals.yardstick import evaluate
 from farthing.events import Emit, Evaluated, Event, EventLog, Notice
 from farthing.export.stock import plan_warnings
@@ -53,7 +55,7 @@ from farthing.sinks.mirror import Mirror
 from farthing.sinks.tensorboard import TensorBoard
 from farthing.sinks.wandb import Wandb
 from farthing.training import calibrate
-from farthing.training.actions import Action, Moment, at_cadence
+from farthing.training.actions import Action, Moment, Within, at_cadence
 from farthing.training.averaging import Averaged
 from farthing.training.bench import Bench
 from farthing.training.compiled import compile_hidden, warm_up
@@ -64,7 +66,7 @@ from farthing.training.loop import Course, Trainer
 from farthing.training.meter import Meter
 from farthing.training.precision import Format, Precision
 from farthing.training.starting import starting_model
-from farthing.training.step import Stepper
+from farthing.training.step import Abandoned, Stepper
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_SHARE = 0.05
@@ -121,6 +123,8 @@ def plan_run(
 ) -> Plan:
     """The plan of a recipe on this machine; where there is text and `measure` is on, chosen and timed on real steps."""
     counts = counts_without_text(recipe) if text is None else counts_of(text, tasks)
+    if text is not None:
+        check_asked(recipe.evaluate, tasks, text.tokenizer)
     settings = settle(recipe, machine, counts)
     timing = estimate(recipe, machine, counts, settings)
     warnings = plan_warnings(recipe.model) + ([] if text is None else [message for _, message in text.warnings])
@@ -321,6 +325,12 @@ def build_trainer(
         tell=lambda code, message: log.emit(Notice(code=code, message=message)),
         fresh=fresh,
     )
+    actions = [_evaluation(recipe, plan, text, device), *asked, _samples(recipe, plan, text)]
+
+    def go_on() -> None:
+        if interruption.reason is not None:
+            raise Abandoned
+
     minutes, money = recipe.budget.minutes, recipe.budget.money
     ema = recipe.train.ema
     return Trainer(
@@ -349,7 +359,7 @@ def build_trainer(
         average=None if ema is None else Averaged(stepper.model.named_parameters(), ema),
         guard=DivergenceGuard(recipe.train.divergence_factor, spike_zscore=recipe.train.spike_zscore),
         meter=meter,
-        actions=[_evaluation(recipe, plan, text, device), *asked, _samples(recipe, plan, text)],
+        actions=[Within(one, lambda: interruptible(go_on)) for one in actions],
         emit=log.emit,
         interruption=interruption,
         log_position=log.position,

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -242,6 +242,8 @@ class EventLog:
 
     def emit(self, event: Event) -> None:
         """Append one event and pass it to the followers."""
+        if isinstance(event, Notice | Stopped):  # what a library says may repeat a secret
+            event = replace(event, message=without_secrets(event.message))
         untold = self._untold
         if failure := self._append(event):
             self.dropped += 1
@@ -287,6 +289,10 @@ class EventLog:
                     Notice(code="follower_lost", message=f"{type(follower).__name__} no longer follows: {reason}")
                 )
 
+    def tell_bad(self, line: int) -> None:
+        """A line of the log's file, which something has damaged, is no event any more."""
+        self.emit(Notice(code="damaged_log", message=f"{self.path.name}:{line}: is no event any more; it is left out"))
+
     def position(self) -> int:
         """Bytes written so far, durable after this call: what a checkpoint remembers."""
         os.fsync(self._descriptor)
@@ -307,8 +313,12 @@ def _sound_length(path: Path) -> int:
     return content.rfind(b"\n") + 1
 
 
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
+def read_events(path: Path, *, on_bad: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
     """The events of a run in order; a torn last line is skipped, as is a run that has none yet.
+
+    Args:
+        path: events.jsonl.
+        on_bad: is told the number of each line that is no event, and these are left out; None refuses the file.
 
     Raises:
         UserError: a line other than the last is not a JSON event, or the file is of a newer version.
@@ -324,6 +334,9 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict) or not _has_its_fields(record):
+                if on_bad is not None:
+                    on_bad(number)
+                    continue
                 raise UserError(f"{path}:{number}: not a JSON event: {line[:60]!r}")
             if record["kind"] == Started.kind and record.get("version", 0) > EVENTS_VERSION:
                 raise UserError(f"{path}: events of version {record['version']}; this farthing reads {EVENTS_VERSION}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from farthing.errors import CheckpointError, RunLockedError, UserError, nearest
+from farthing.errors import CheckpointError, ResourceError, RunLockedError, UserError, nearest
 from farthing.forms import shaped
 from farthing.storage import leads_to, new_folder, read_json, write_json, write_text
 
@@ -258,7 +259,10 @@ class RunDir:
             if fcntl is not None:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
+                except OSError as error:
+                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
+                        what = f"this file system cannot lock files ({error.strerror}); keep runs on another"
+                        raise ResourceError(f"{self.path}: {what}") from None
                     stream.seek(0)
                     holder = stream.read().strip() or "another process"
                     raise RunLockedError(f"{self.path}: in use by {holder}; wait for it or stop it") from None

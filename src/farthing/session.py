@@ -260,7 +260,7 @@ def _conclude(
     run: RunDir, recipe: Recipe, plan: Plan, text: Prepared, log: EventLog, trainer: Trainer
 ) -> dict[str, Any]:
     state = trainer.state
-    told = list(read_events(run.events))
+    told = list(read_events(run.events, on_bad=log.tell_bad))
     samples = _last_samples(told)
     compared = assemble.compare_with(text, text.validation) if recipe.evaluate.references else None
     spent = {**state.spent.as_dict(), "money": trainer.meter.money}

@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import signal
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from cli.small import FOREVER, Command, end, in_process_of_its_own, start, wait_for_step
+from farthing.cli import resuming
 from farthing.cli.resuming import in_words, unfinished
+from farthing.errors import Preempted
 from farthing.rundir import RunDir
 
 
@@ -90,3 +93,32 @@ def test_what_is_asked_must_be_clear(words: list[str], trained: Path, farthing: 
 
 def test_codes_in_words() -> None:
     assert in_words(0) == "finished" and in_words(-9) == "killed by signal 9" and in_words(42) == "ended with code 42"
+
+
+def test_all_runs_share_one_deadline(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [RunDir(desk / "runs" / name) for name in ("first", "second", "third")]
+    given: list[str] = []
+    clock = [datetime(2026, 11, 22, 12, 0)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return clock[0]
+
+    def goes_on(run: RunDir, *, deadline: str, **more: object) -> int:
+        given.append(deadline)
+        clock[0] += timedelta(minutes=60)
+        return 0
+
+    monkeypatch.setattr(resuming, "datetime", Clock)
+    monkeypatch.setattr(resuming, "unfinished", lambda folder: runs)
+    monkeypatch.setattr(resuming, "_continue", goes_on)
+    monkeypatch.setattr(resuming, "_moment", lambda deadline: clock[0] + timedelta(minutes=90))
+    with pytest.raises(Preempted, match="resume --all"):
+        resuming.resume_all(desk, device="cpu", deadline="90m", quiet=True, as_json=False)
+    assert given == ["2026-11-22T13:30:00"] * 2, "the third would begin after the end"
+
+
+def test_a_deadline_counts_from_now() -> None:
+    until = resuming._moment("90m")
+    assert timedelta(minutes=89) < until - datetime.now() <= timedelta(minutes=90)

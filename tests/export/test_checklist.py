@@ -231,6 +231,7 @@ UNWANTED: dict[str, Callable[[Path], object]] = {
     "marked": lambda folder: (folder / "config.json").chmod(0o755),
     "hidden": lambda folder: (folder / ".env").write_text("", "utf-8"),
     "link": lambda folder: (folder / "link.txt").symlink_to("/etc/hostname"),
+    "broken link": lambda folder: (folder / "link.txt").symlink_to("nowhere"),
     "zip": lambda folder: zipfile.ZipFile(folder / "more.data", "w").writestr("a", "b"),
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -183,6 +185,42 @@ def test_F14_the_newest_valid_one_is_used_and_the_damaged_one_kept_aside(run: Ru
     assert run.checkpoint_steps() == [1, 2]
     [aside] = run.quarantine.iterdir()
     assert sorted(file.name for file in aside.iterdir()) == sorted(file.name for file in run.checkpoint(2).iterdir())
+
+
+@pytest.mark.parametrize("trouble", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_F16_one_that_the_disk_does_not_give_back_is_damaged_and_an_older_one_used(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, trouble: int
+) -> None:
+    for step in (1, 2):
+        checkpoints.save(run, step, snapshot(step), IDENTITY)
+    genuine = checkpoints.sha256_of
+
+    def sha256_of(file: Path) -> str:
+        if file.parent == run.checkpoint(2):
+            raise OSError(trouble, os.strerror(trouble), str(file))
+        return genuine(file)
+
+    monkeypatch.setattr(checkpoints, "sha256_of", sha256_of)
+    assert checkpoints.weights(run, "last")[1] == 1
+    told: list[str] = []
+    found = checkpoints.load_newest(run, IDENTITY, told.append)
+    assert found is not None and found[1] == run.checkpoint(1)
+    assert os.strerror(trouble) in told[0] and "quarantine" in told[0]
+
+
+def test_F23_a_checkpoint_is_not_blamed_for_files_that_have_run_out(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        checkpoints.save(run, step, snapshot(step), IDENTITY)
+
+    def sha256_of(file: Path) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file))
+
+    monkeypatch.setattr(checkpoints, "sha256_of", sha256_of)
+    with pytest.raises(OSError, match="Too many open files"):
+        checkpoints.load_newest(run, IDENTITY, lambda message: None)
+    assert run.checkpoint_steps() == [1, 2]
 
 
 def test_F17_all_but_the_oldest_damaged_then_all(run: RunDir) -> None:

@@ -21,11 +21,14 @@ from safetensors.torch import load_file
 from farthing import api, assemble, errors, session
 from farthing.api import verbs
 from farthing.data.batches import Batch, Batches
-from farthing.events import Event, Step
+from farthing.evals import forward
+from farthing.events import Evaluated, Event, Step, read_events
 from farthing.rundir import RunDir
+from farthing.runtime.disk import SavingRate
 from farthing.storage import cache_folder
+from farthing.training import checkpoint as checkpoints
 from farthing.training import interruption as interruptions
-from farthing.training import loop
+from farthing.training import loop, saving
 from farthing.training.step import Stepper
 from training.story import (
     events,
@@ -301,6 +304,124 @@ def test_F08_a_second_sigint_ends_at_once_with_the_last_checkpoint_whole(story: 
     assert run.checkpoint_steps() == [3]
     resume(run)
     assert final_state(run) == whole
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_F06_a_signal_within_an_evaluation_ends_it_and_resuming_makes_up_for_it(
+    story: Path, monkeypatch: pytest.MonkeyPatch, look: int, at: int
+) -> None:
+    """Looks at steps 4 and 8, and at the end; each reads its windows one by one."""
+    made = recipe(["evaluate.every=4", "evaluate.batch_size=1", "checkpoint.every=3"])
+    whole = final_state(new_run(story / "runs" / "whole", made))
+    genuine, passes, looks = forward.Reader.nats, [0], [0]
+
+    def nats(self: forward.Reader, *arguments: Any, **more: Any) -> Any:
+        looks[0] += 1
+        return genuine(self, *arguments, **more)
+
+    measuring = forward.measuring
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        passes[0] += looks[0] == look
+        if passes[0] == at + 1 and looks[0] == look:  # the first is that of the reader being made
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measuring(*arguments, **more)
+
+    run = RunDir(story / "runs" / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(forward.Reader, "nats", nats)
+        patch.setattr(forward, "measuring", counted)
+        with pytest.raises(errors.Preempted):
+            new_run(run.path, made)
+    step = {1: 4, 2: 8, 3: 10}[look]
+    assert passes[0] == at + 1, "no window was read after it"
+    assert run.checkpoint_steps()[-1] == step
+    assert [event["step"] for event in events(run, "evaluation")] == [4, 8, 10][: look - 1]
+    resume(run)
+    assert final_state(run) == whole
+
+
+def test_F07_what_a_stop_has_left_undone_is_done_and_nothing_twice(
+    story: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes after the evaluation at the end, before the samples."""
+    made = recipe(["evaluate.every=end"])
+    whole = final_state(new_run(story / "runs" / "whole", made))
+
+    def follower(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = RunDir(story / "runs" / "cut")
+    with pytest.raises(errors.Preempted):
+        new_run(run.path, made, watching(follower))
+    assert len(events(run, "evaluation")) == 1 and not run.result.exists()
+    resume(run)
+    assert final_state(run) == whole
+    assert len(events(run, "evaluation")) == 1, "it was paid for once"
+
+
+def test_F10_a_first_save_is_allowed_for_before_any_has_been_timed(
+    story: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "saving_rate", lambda folder: SavingRate(1e9, 1.0, 1.0))
+    run = RunDir(story / "runs" / "late")
+    with pytest.raises(errors.Preempted, match="a clean stop needs up to"):
+        new_run(run.path, recipe(["checkpoint.every=end"]), deadline=time.time() + 3600)
+    assert run.checkpoint_steps() == [0], "a byte a second is too slow for an hour"
+
+
+def test_F20_a_disk_that_stays_full_stops_training_and_says_what_is_missing(
+    story: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    made = recipe(["checkpoint.every=2", "checkpoint.best=false", "evaluate.every=end", "checkpoint.background=false"])
+    whole = final_state(new_run(story / "runs" / "whole", made))
+    run = RunDir(story / "runs" / "full")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_write", full)
+        with pytest.raises(errors.ResourceError, match="3 checkpoints in a row could not be written"):
+            new_run(run.path, made)
+    told = [event["message"] for event in events(run, "notice") if event["code"] == "checkpoint_failed"]
+    assert len(told) == 3 and all("bytes, " in message and "are missing" in message for message in told)
+    assert [event["reason"] for event in events(run, "stopped")] == ["disk_full"]
+    assert events(run, "step")[-1]["step"] == 6
+    resume(run)
+    assert final_state(run) == whole
+
+
+def test_F21_a_stop_that_cannot_save_says_from_where_it_will_go_on(
+    story: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe(["checkpoint.every=3", "checkpoint.background=false"])
+    genuine = checkpoints._write
+
+    def full_from_now_on(target: Path, step: int, *rest: Any) -> None:
+        if step > 3:
+            raise OSError(28, "No space left on device")
+        genuine(target, step, *rest)
+
+    monkeypatch.setattr(checkpoints, "_write", full_from_now_on)
+    with pytest.raises(errors.Preempted, match="stopped after step 5 of 10, of which those after 3 could not be saved"):
+        new_run(story / "runs" / "told", made, signal_at(5))
+
+
+def test_F24_a_line_of_the_log_that_is_damaged_costs_no_run(story: Path) -> None:
+    run = RunDir(story / "runs" / "flipped")
+    with pytest.raises(errors.Preempted):
+        new_run(run.path, recipe(), signal_at(7))
+    lines = run.events.read_bytes().split(b"\n")
+    lines[2] = b"{" + lines[2]
+    run.events.write_bytes(b"\n".join(lines))
+    with pytest.raises(errors.UserError, match=r"events\.jsonl:3"):
+        events(run, "step")
+    resume(run)
+    assert run.result.is_file()
+    found = [event for event in read_events(run.events, on_bad=lambda line: None) if event["kind"] == "notice"]
+    assert [event["code"] for event in found] == ["damaged_log"] and "events.jsonl:3" in found[0]["message"]
 
 
 def test_handlers_are_put_back(story: Path) -> None:

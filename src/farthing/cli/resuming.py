@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from farthing.cli.options import say_json
@@ -43,7 +44,12 @@ def resume_all(folder: Path, *, device: str, deadline: str | None, quiet: bool, 
     if not folder.is_dir():
         raise UserError(f"--all {folder}: no such folder")
     ended: dict[str, int] = {}
+    until = None if deadline is None else _moment(deadline)
     for run in unfinished(folder):
+        if until is not None and until <= datetime.now():
+            ended[str(run.path)] = Preempted.exit_code
+            break
+        deadline = None if until is None else until.isoformat()
         ended[str(run.path)] = code = _continue(run, device=device, deadline=deadline, quiet=quiet, as_json=as_json)
         if not as_json and not quiet:
             print(f"{legible(str(run.path))}: {in_words(code)}")
@@ -58,6 +64,13 @@ def resume_all(folder: Path, *, device: str, deadline: str | None, quiet: bool, 
             raise ResourceError(f"{len(failed)} of {len(ended)} runs could not be finished: {', '.join(failed)}")
         return
     raise Preempted(f"{list(ended)[-1]}: stopped. Continue with: farthing resume --all {shlex.quote(str(folder))}")
+
+
+def _moment(deadline: str) -> datetime:
+    """A duration counts once, from now, however many runs share it."""
+    from farthing.training.interruption import parse_deadline
+
+    return datetime.fromtimestamp(parse_deadline(deadline))
 
 
 def in_words(code: int) -> str:

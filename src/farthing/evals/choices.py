@@ -104,6 +104,24 @@ class Answer:
         }
 
 
+def encoded(tokenizer: TextTokenizer, questions: Sequence[Question]) -> list[tuple[list[int], list[int]]]:
+    """Context and continuation of every choice of every question, in order.
+
+    Raises:
+        UserError: a choice has no token of its own after its context.
+    """
+    pairs = encode_pairs(tokenizer, [pair for question in questions for pair in question.pairs])
+    rest = iter(pairs)
+    for question in questions:
+        for (_, continuation), (_, tokens) in zip(question.pairs, rest, strict=False):
+            if not tokens:
+                raise UserError(
+                    f"{question.place}: after its question, the choice {continuation!r} makes no token of its own with "
+                    "this tokenizer; begin it with a space or a line of its own"
+                )
+    return pairs
+
+
 def answer(
     scorer: ContinuationScorer,
     tokenizer: TextTokenizer,
@@ -117,15 +135,7 @@ def answer(
         UserError: a choice has no token of its own after its context.
         ResourceError: not even one choice fits into memory.
     """
-    pairs = encode_pairs(tokenizer, [pair for question in questions for pair in question.pairs])
-    rest = iter(pairs)
-    for question in questions:
-        for (_, continuation), (_, tokens) in zip(question.pairs, rest, strict=False):
-            if not tokens:
-                raise UserError(
-                    f"{question.place}: after its question, the choice {continuation!r} makes no token of its own with "
-                    "this tokenizer; begin it with a space or a line of its own"
-                )
+    pairs = encoded(tokenizer, questions)
     found = iter(zip(pairs, scorer.costs(pairs, report=report), strict=True))
     answers = []
     for question in questions:

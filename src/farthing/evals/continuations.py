@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from farthing.errors import ResourceError, first_line
-from farthing.evals.forward import Precision, chunked_logits, measuring, pad_rows
+from farthing.evals.forward import Precision, between_passes, chunked_logits, measuring, pad_rows
 from farthing.model.cache import KeyValueCache
 from farthing.model.gpt import GPT
 from farthing.model.inference import Inference
@@ -112,7 +112,7 @@ class ContinuationScorer:
         self._model = model
         self._separator = tokenizer.separator if model.section.attention.scope == "document" else None
         with self._measuring():
-            self._inference = Inference(model, precision=precision, layout="rows")
+            self._inference = _inference(model, precision)
 
     def costs(self, pairs: Sequence[Pair], *, report: Callable[[int, int], None] | None = None) -> list[Continuation]:
         """What each continuation costs after its context, in the order of `pairs`.
@@ -133,6 +133,7 @@ class ContinuationScorer:
         groups = self._groups(pairs)
         done = told = 0
         while done < len(groups):
+            between_passes()
             batch = _batch(groups, done, self.batch_tokens)
             try:
                 # Entered anew for each batch, so that the caller never runs in scoring state between two.
@@ -246,6 +247,16 @@ class ContinuationScorer:
         starts_R = np.cumsum([0, *(len(row) for row in targets[:-1])])
         sums_R, all_R = np.add.reduceat(nats_N, starts_R), np.logical_and.reduceat(greedy_N, starts_R)
         return [(row[0], float(cost), bool(every)) for row, cost, every in zip(rows, sums_R, all_R, strict=True)]
+
+
+def _inference(model: GPT, precision: Precision) -> Inference:
+    """With packed weights, which are a copy, where there is memory for that."""
+    try:
+        return Inference(model, precision=precision, layout="rows")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return Inference(model, precision=precision)
 
 
 @dataclass(frozen=True)

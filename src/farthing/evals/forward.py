@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,26 @@ _LOGITS_ELSEWHERE = 1 << 26
 _ROWS = {"cpu": 512}
 """Positions whose logits exist at once: with more they fall out of the CPU's cache, with under 200 products are slow."""
 _FIRST_ROWS = 64
+
+_BETWEEN_PASSES: ContextVar[Callable[[], None]] = ContextVar("between_passes", default=lambda: None)
+
+
+@contextmanager
+def interruptible(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before every forward pass of the scoring inside; what it raises ends the scoring.
+
+    A score may take minutes, in which a run must still be able to stop; the model and torch are left as they were.
+    """
+    token = _BETWEEN_PASSES.set(check)
+    try:
+        yield
+    finally:
+        _BETWEEN_PASSES.reset(token)
+
+
+def between_passes() -> None:
+    """What every loop over forward passes calls before each."""
+    _BETWEEN_PASSES.get()()
 
 
 class Reader:
@@ -78,6 +99,7 @@ class Reader:
         """
         pieces, done = [], 0
         while done < len(inputs):
+            between_passes()
             some = slice(done, done + self.batch_size)
             try:
                 # Entered anew for each pass, so that the caller never runs in scoring state between two.

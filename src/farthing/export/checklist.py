@@ -21,7 +21,7 @@ from farthing.data.split import TokenSplit
 from farthing.errors import FarthingError, UserError, first_line
 from farthing.export.card import CARD, SECTIONS
 from farthing.export.huggingface import CODE
-from farthing.export.leaks import Leak, Private, leaks
+from farthing.export.leaks import Leak, Private, harmless_environment, leaks
 from farthing.export.licenses import LICENSES
 from farthing.export.reading import open_tensors
 
@@ -180,6 +180,8 @@ def _leaks(file: Path, private: Private) -> Iterator[Leak]:
 
 def _texts(file: Path) -> Iterator[tuple[str, bool]]:
     """The texts in a file, each with whether people wrote it: a card unescaped, the strings of JSON, a header."""
+    if file.is_symlink():
+        return  # another point tells of it, and who knows what reading it would do
     prose = file.name not in _VOCABULARIES
     if file.suffix == ".safetensors":
         yield from ((text, True) for text in _strings(_header(file)))
@@ -369,10 +371,14 @@ def _load_elsewhere(
             text = Path(place, "text.safetensors")
             write_text_to_score(text, split, validation, document=document)
             command += ["--text", str(text)]
-        kept = {name: os.environ[name] for name in _KEPT & os.environ.keys()}
         done = subprocess.run(
             command,
-            env={**kept, "HF_HOME": str(Path(place, "home")), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
+            env={
+                **harmless_environment(),
+                "HF_HOME": str(Path(place, "home")),
+                "HF_HUB_OFFLINE": "1",
+                "TRANSFORMERS_VERBOSITY": "error",
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -386,10 +392,3 @@ def _load_elsewhere(
     if "No module named 'transformers'" in said_last[0]:
         raise UserError("publish-check needs the package 'transformers'; install it with: pip install 'farthing[hf]'")
     raise FarthingError(f"does not load: {said_last[0][:200]}")
-
-
-_KEPT = {
-    "PATH", "HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LANG", "LC_ALL", "LD_LIBRARY_PATH",
-    "VIRTUAL_ENV", "PYTHONPATH", "PYTHONUTF8", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-}  # fmt: skip
-"""what a program may know of the environment: none of its secrets"""

@@ -6,7 +6,6 @@ Shapes: T positions of a window, P of them compared, V vocabulary.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from farthing.errors import FarthingError, UserError
 from farthing.export import Exportable
+from farthing.export.leaks import harmless_environment
 from farthing.model.gpt import GPT
 
 TOLERANCE = 1e-4
@@ -144,11 +144,10 @@ def _write_texts(path: Path, made: Exportable) -> None:
 
 def _load_elsewhere(folder: Path, proof: Path) -> Mapping[str, Any]:
     """What reload.py finds, in a process without our modules, our secrets and a network."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HOME": str(proof / "home")}
     done = subprocess.run(
         [sys.executable, "-P", str(_PROGRAM), str(folder), str(proof)],
-        env={**kept, **offline},
+        env={**harmless_environment(), **offline},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -130,3 +130,14 @@ def _user() -> str:
     except (OSError, KeyError):
         return ""
     return "" if name in _ACCOUNTS_OF_NOBODY or len(name) < 3 else name
+
+
+def harmless_environment() -> dict[str, str]:
+    """What a program that loads a stranger's folder may know of the environment: none of its secrets."""
+    return {name: os.environ[name] for name in _HARMLESS & os.environ.keys()}
+
+
+_HARMLESS = {
+    "PATH", "HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LANG", "LC_ALL", "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV", "PYTHONPATH", "PYTHONUTF8", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+}  # fmt: skip

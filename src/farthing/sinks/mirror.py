@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
+from farthing.errors import without_secrets
 from farthing.events import Emit, Evaluated, Event, Finished, Notice, Step
 
 
@@ -36,7 +37,7 @@ class Mirror:
         except Exception as error:
             # Dropped before the notice is sent: it comes back here as an event.
             self._follower = None
-            what = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+            what = without_secrets(f"{type(error).__name__}: {error}".strip().splitlines()[0])[:200]
             message = f"{self.name} is no longer followed: {what}; events.jsonl has everything, the run goes on"
             self._report(Notice(code="mirror_dropped", message=message, details={"mirror": self.name}))
 

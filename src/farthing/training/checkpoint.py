@@ -6,6 +6,7 @@ state.json, and manifest.json with the size and SHA-256 of each, itself included
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -121,9 +122,21 @@ def verify(folder: Path) -> dict[str, Any]:
         the manifest.
 
     Raises:
-        DamagedCheckpoint: something is missing, surplus, of another size or another content; says what.
+        DamagedCheckpoint: something is missing, surplus, of another size or another content, or cannot be read; says
+            what.
         UserError: the checkpoint is of a newer format.
+        OSError: files or memory have run out here, which is no fault of the checkpoint's.
     """
+    try:
+        return _verified(folder)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        name = Path(error.filename).name if isinstance(error.filename, str) else "a file of it"
+        raise DamagedCheckpoint(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+def _verified(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_json(folder / _MANIFEST)
         body = {key: value for key, value in manifest.items() if key != "sha256"}
@@ -207,8 +220,11 @@ def load_newest(
                     "start a new run, or put back the run's own files"
                 )
         for bad, reason in reasons:
-            moved = run.set_aside(bad)
-            report(f"{bad.name} is damaged: {reason}; moved to {moved}; going on from {folder.name}")
+            try:
+                moved = f"moved to {run.set_aside(bad)}"
+            except OSError as error:
+                moved = f"it cannot be moved away: {error.strerror}"
+            report(f"{bad.name} is damaged: {reason}; {moved}; going on from {folder.name}")
         return load(folder), folder
     if reasons:
         listed = "; ".join(f"{bad.name}: {reason}" for bad, reason in reasons)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from farthing.budget import Spent
+from farthing.events import Evaluated
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class State:
     """the last evaluation"""
     acted: bool = True
     """whether this step's evaluation and other actions have been done; a checkpoint may be taken before them"""
+    acts: int = 0
+    """how many of them have been done, where a stop came in between"""
     ended: bool = False
     """whether the last step's actions have been done too"""
 
@@ -90,5 +94,18 @@ class State:
             best_step=saved["best_step"],
             validation=saved["validation"],
             acted=saved.get("acted", True),
+            acts=saved.get("acts", 0),
             ended=saved["ended"],
         )
+
+    def take(self, event: Evaluated) -> Evaluated:
+        """Remember an evaluation; the event, marked where it is the best so far."""
+        bits = event.validation.get("bits_per_byte")
+        self.validation = event.validation
+        # NaN is neither better nor worse than anything: it must not become, nor block, the best.
+        if bits is None or not math.isfinite(bits):
+            return event
+        if self.best_bits_per_byte is not None and bits >= self.best_bits_per_byte:
+            return event
+        self.best_bits_per_byte, self.best_step = bits, event.step
+        return replace(event, best=True)

@@ -105,6 +105,11 @@ class Interruption:
         self._slowest_save = max(self._slowest_save, save)
 
     @property
+    def has_deadline(self) -> bool:
+        """Whether the clock may end the run."""
+        return self._until is not None
+
+    @property
     def reason(self) -> str | None:
         """Why the run must stop now, or None."""
         if self.signal is not None:

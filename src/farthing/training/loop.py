@@ -16,14 +16,14 @@ from typing import Any, NoReturn
 
 from farthing.budget import Spent
 from farthing.errors import CheckpointError, DivergedError, Preempted, ResourceError
-from farthing.events import Emit, Evaluated, Notice, Step, Stopped
+from farthing.events import Emit, Evaluated, Event, Notice, Step, Stopped
 from farthing.optim.schedules import factor
 from farthing.recipe.optimization import AnySchedule
 from farthing.rundir import RunDir
 from farthing.runtime.device import peak_memory_bytes
 from farthing.runtime.seed import seed_step
 from farthing.training import checkpoint as checkpoints
-from farthing.training.actions import Action, Moment
+from farthing.training.actions import Action, Moment, act
 from farthing.training.averaging import Averaged
 from farthing.training.course import Course, State
 from farthing.training.feeding import Fed
@@ -36,6 +36,8 @@ from farthing.training.step import Abandoned, OutOfMemory, Stepper, Taken
 from farthing.training.watchdog import Watchdog
 
 MAX_ROLLBACKS = 3
+MOST_WITHOUT_ROOM = 3
+"""saves in a row that a full disk may cost before training stops: from then on it only adds to what would be lost"""
 
 
 class Trainer:
@@ -105,6 +107,8 @@ class Trainer:
 
     def _train(self) -> None:
         course = self.course
+        if self.interruption.has_deadline:
+            self.keeper.expect()
         if not self.state.acted:
             # Killed between a checkpoint and the evaluation of the same step.
             moment = Moment(self.state.step, self.state.steps, self.state.spent)
@@ -113,6 +117,8 @@ class Trainer:
             self.keeper.settle(wait=False)
             self.interruption.took(save=self.keeper.slowest)
             self._tell_stall()
+            if self.keeper.without_room >= MOST_WITHOUT_ROOM:
+                self._without_room(f"{MOST_WITHOUT_ROOM} checkpoints in a row could not be written: the disk is full")
             if reason := self.interruption.reason:
                 self._stop_for(reason)
             # 1) the pure functions of the step's number: rate, random numbers, data
@@ -199,7 +205,7 @@ class Trainer:
             return
         if not self.keeper.weights_are_finite():
             # The last update did it, and its own loss could not show it.
-            self._diverged(f"the weights are not finite after step {moment.step}")
+            self._diverged(f"the weights are not finite after step {moment.step}", after=True)
             return
         if at_end:
             return
@@ -216,32 +222,20 @@ class Trainer:
 
     def _act_at(self, moment: Moment, due: Sequence[Action]) -> None:
         """Do what is due at a step in mid-run, and keep the weights that it finds to be the best so far."""
-        self._act(moment, due)
-        self.state.acted = True
-        if self._is_new_best():
+        self.state.acted = self._act(moment, due)
+        if self.state.acted and self._is_new_best():
             self._flush()
             self.keeper.begin(self.state)
 
-    def _act(self, moment: Moment, due: Sequence[Action]) -> None:
+    def _act(self, moment: Moment, due: Sequence[Action]) -> bool:
+        """Whether all was done before the run was told to stop."""
         self._flush()
         with self.average.swapped() if self.average is not None and due else nullcontext():
-            for action in due:
-                for event in action.run(moment, self.stepper.model):
-                    self._note(event)
+            model, told = self.stepper.model, self.interruption
+            return act(due, moment, model, self.state, stopping=lambda: told.reason is not None, note=self._note)
 
-    def _note(self, event: Any) -> None:
-        if isinstance(event, Evaluated):
-            bits = event.validation.get("bits_per_byte")
-            self.state.validation = event.validation
-            # NaN is neither better nor worse than anything: it must not become, nor block, the best.
-            if (
-                bits is not None
-                and math.isfinite(bits)
-                and (self.state.best_bits_per_byte is None or bits < self.state.best_bits_per_byte)
-            ):
-                self.state.best_bits_per_byte, self.state.best_step = bits, event.step
-                event = replace(event, best=True)
-        self.emit(event)
+    def _note(self, event: Event) -> None:
+        self.emit(self.state.take(event) if isinstance(event, Evaluated) else event)
 
     def _is_new_best(self) -> bool:
         return self.course.keep_best and self.state.best_step == self.state.step
@@ -259,11 +253,13 @@ class Trainer:
     def _stop_for(self, reason: str) -> None:
         self._flush()
         if not self.keeper.weights_are_finite():
-            self._give_up(f"the weights are not finite after step {self.state.step}")
+            self._give_up(f"the weights are not finite after step {self.state.step}", after=True)
         self.keeper.settle(wait=True)
-        if self.keeper.saved_step != self.state.step:
+        if self.keeper.saved_step != self.state.step or self.state.acts:
             self._save()
         where = f"stopped after step {self.state.step} of {self.state.steps}"
+        if self.keeper.saved_step != self.state.step:
+            where += f", of which those after {self.keeper.saved_step or 0} could not be saved"
         message = f"{reason}; {where}. Continue with: farthing resume {shlex.quote(str(self.run.path))}"
         self.emit(Stopped(step=self.state.step, reason="preempted", message=message))
         raise Preempted(message)
@@ -297,20 +293,23 @@ class Trainer:
                 )
                 self._notice("budget_guard", message)
             if not self.keeper.weights_are_finite():
-                self._give_up(f"the weights are not finite after step {self.state.step}")
+                self._give_up(f"the weights are not finite after step {self.state.step}", after=True)
             # The weights are paid for: nothing that follows may cost them.
             if self.keeper.saved_step != self.state.step:
                 self._save()
             moment = Moment(self.state.step, self.state.step, self.state.spent)
-            self._act(moment, self._due(moment))
+            if not self._act(moment, self._due(moment)):
+                self._stop_for(self.interruption.reason or "a stop was asked for")
             self.state.ended = True
             self.state.spent = replace(self.state.spent, money=self.meter.money)  # scoring has its price too
             self._save()
         if self.keeper.saved_step != self.state.step:
-            message = "the final checkpoint could not be written; free some space, then: farthing resume"
-            message = f"{self.run.path}: {message} {shlex.quote(str(self.run.path))}"
-            self.emit(Stopped(step=self.state.step, reason="disk_full", message=message))
-            raise ResourceError(message)
+            self._without_room("the final checkpoint could not be written")
+
+    def _without_room(self, what: str) -> NoReturn:
+        message = f"{self.run.path}: {what}; free some space, then: farthing resume {shlex.quote(str(self.run.path))}"
+        self.emit(Stopped(step=self.state.step, reason="disk_full", message=message))
+        raise ResourceError(message)
 
     def _less_memory(self, error: OutOfMemory) -> None:
         old = self.stepper.micro_batch
@@ -349,20 +348,20 @@ class Trainer:
         """The documents of a batch, the first of them."""
         return [int(document) for document in self.batches.documents(index)[:20]]
 
-    def _diverged(self, trouble: str) -> None:
-        """Go back to the newest checkpoint and skip the batches since, or give up, as the policy says."""
+    def _diverged(self, trouble: str, *, after: bool = False) -> None:
+        """Back to the newest checkpoint without the batches since, or give up; `after`: what did it is a step already."""
         self._flush()
         state = self.state
         if self.course.on_divergence != "rollback" or state.rollbacks >= MAX_ROLLBACKS:
-            self._give_up(trouble)
+            self._give_up(trouble, after=after)
         self.keeper.settle(wait=True)
         try:
             newest = checkpoints.load_newest(self.run, self.course.identity, self._tell_damage)
         except CheckpointError:
             newest = None
         if newest is None:
-            self._give_up(f"{trouble}; there is no checkpoint to go back to")
-        index = state.step + state.skipped
+            self._give_up(f"{trouble}; there is no checkpoint to go back to", after=after)
+        index = state.step + state.skipped - after
         documents, rate = self._documents(index), state.rate * self.course.rollback_lr
         snapshot, _ = newest
         self.restore(snapshot)
@@ -372,7 +371,7 @@ class Trainer:
         self.emit(
             Notice(
                 code="rolled_back",
-                message=f"{trouble} at step {state.step + 1}; back to step {self.state.step}, "
+                message=f"{trouble} at step {state.step + 1 - after}; back to step {self.state.step}, "
                 f"the batches since are skipped, the learning rate is {rate:g} of the schedule's",
                 step=state.step,
                 details={"documents": documents, "skipped": self.state.skipped, "rate": rate},
@@ -387,8 +386,8 @@ class Trainer:
     def _notice(self, code: str, message: str, **details: Any) -> None:
         self.emit(Notice(code=code, message=message, step=self.state.step, details=details))
 
-    def _give_up(self, trouble: str) -> NoReturn:
-        step, rollbacks = self.state.step, self.state.rollbacks
+    def _give_up(self, trouble: str, *, after: bool = False) -> NoReturn:
+        step, rollbacks = self.state.step - after, self.state.rollbacks
         again = f" after {rollbacks} roll-backs" if rollbacks else ""
         message = f"diverged at step {step + 1}{again}: {trouble}; try a lower optimizer.lr or more schedule.warmup"
         documents = self._documents(step + self.state.skipped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +17,7 @@ from farthing.errors import first_line
 from farthing.events import Checkpointed, Emit, Notice
 from farthing.rundir import RunDir
 from farthing.runtime.device import is_out_of_memory
+from farthing.runtime.disk import saving_rate
 from farthing.runtime.seed import random_states, restore_random_states
 from farthing.training import checkpoint as checkpoints
 from farthing.training.averaging import Averaged
@@ -115,7 +118,9 @@ class Saver:
     def _write(self, step: int, snapshot: checkpoints.Snapshot, protect: int | None) -> Outcome:
         try:
             saved = checkpoints.save(self._run, step, snapshot, self._identity)
-            checkpoints.prune(self._run, keep=self._keep, protect=protect)
+            # What cannot be deleted now is another time; the new checkpoint is no worse for it.
+            with suppress(OSError):
+                checkpoints.prune(self._run, keep=self._keep, protect=protect)
             return Outcome(step, saved, None)
         except OSError as error:
             return Outcome(step, None, error)
@@ -166,10 +171,17 @@ class Keeper:
         """the step of the newest complete checkpoint of this sitting, or the one it began from"""
         self.slowest = 0.0
         """seconds that the slowest save took"""
+        self.without_room = 0
+        """saves in a row for which the disk had no room"""
         self._run, self._course, self._stepper, self._average = run, course, stepper, average
         self._guard, self._meter, self._emit, self._log_position = guard, meter, emit, log_position
         self._saver = Saver(run, course.identity, keep=course.keep, background=course.background_saves)
         self._stall = 0.0
+
+    def expect(self) -> None:
+        """Estimate what a save takes from the speed of the disk, before the first one tells."""
+        if rate := saving_rate(self._run.path):
+            self.slowest = max(self.slowest, self._bytes() / rate.write)
 
     def save(self, state: State) -> None:
         """Write a checkpoint of this moment and wait for it; a full disk is reported and training goes on."""
@@ -200,7 +212,7 @@ class Keeper:
             assert outcome.error is not None
             self._tell_failure(outcome.step, outcome.error)
             return
-        self.saved_step, saved = outcome.step, outcome.saved
+        self.saved_step, saved, self.without_room = outcome.step, outcome.saved, 0
         self.slowest = max(self.slowest, saved.seconds)
         self._emit(
             Checkpointed(
@@ -256,5 +268,24 @@ class Keeper:
 
     def _tell_failure(self, step: int, error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self.without_room += 1
+            reason += self._room()
         message = f"the checkpoint of step {step} could not be written: {reason}; older ones are untouched"
         self._emit(Notice(code="checkpoint_failed", message=message, step=step))
+
+    def _bytes(self) -> int:
+        """How much a checkpoint holds."""
+        parts = [self._stepper.model.state_dict(), self._stepper.optimizer.state()[0]]
+        if self._average is not None:
+            parts.append(self._average.state()[0])
+        return sum(tensor.nbytes for part in parts for tensor in part.values())
+
+    def _room(self) -> str:
+        """How much a checkpoint needs, and how much of that is missing."""
+        needed = self._bytes()
+        try:
+            free = shutil.disk_usage(self._run.path).free
+        except OSError:
+            return f" (it takes {needed:,} bytes)"
+        return f" (it takes {needed:,} bytes, {free:,} are free: {max(0, needed - free):,} are missing)"

@@ -13,7 +13,7 @@ from torch import nn
 from farthing.evals.actions import Moment
 from farthing.evals.continuations import TextTokenizer
 from farthing.evals.forward import Precision
-from farthing.evals.tasks.scoring import Loaded, load, score
+from farthing.evals.tasks.scoring import Loaded, check, load, score
 from farthing.evals.tasks.table import find_task
 from farthing.events import Asking, Event, TaskScored
 from farthing.model.gpt import GPT
@@ -78,6 +78,16 @@ def load_asked(section: Evaluate, *, directory: Path) -> list[Loaded]:
         UserError: something is missing or not as it should be; the message names the line.
     """
     return [_load(asked, directory) for asked in section.tasks]
+
+
+def check_asked(section: Evaluate, loaded: Sequence[Loaded], tokenizer: TextTokenizer) -> None:
+    """Refuse tasks that could not be asked, which would otherwise be known in mid-run only.
+
+    Raises:
+        UserError: see `scoring.check`.
+    """
+    for asked, one in zip(section.tasks, loaded, strict=False):
+        check(one, tokenizer, shots=asked.shots)
 
 
 def task_actions(

@@ -12,7 +12,7 @@ import torch
 
 from farthing.errors import UserError
 from farthing.evals.chance import Reading
-from farthing.evals.choices import Answer, Question, answer, drawn, readings, with_shots
+from farthing.evals.choices import Answer, Question, answer, drawn, encoded, readings, with_shots
 from farthing.evals.continuations import ContinuationScorer, TextTokenizer
 from farthing.evals.forward import Precision
 from farthing.evals.perplexity import Document, read
@@ -104,6 +104,21 @@ def load(task: Task, data: str, *, directory: Path, shots_data: str | None = Non
     return Loaded(task, questions, pool, found.source, found.sha256)
 
 
+def check(loaded: Loaded, tokenizer: TextTokenizer, *, shots: int) -> None:
+    """Refuse what `score` would refuse, before anything is spent.
+
+    Raises:
+        UserError: there are too few questions to take examples from, or a choice has no token of its own.
+    """
+    if not isinstance(loaded.task, QuestionTask):
+        if shots:
+            raise UserError(f"--shots {shots}: {loaded.task.name} is read as it stands, without worked examples")
+        return
+    questions = [item for item in loaded.items if isinstance(item, Question)]
+    with_shots(questions, range(len(questions)), loaded.pool, shots=shots, seed=0)
+    encoded(tokenizer, questions)
+
+
 def score(
     loaded: Loaded,
     model: GPT,
@@ -147,8 +162,7 @@ def score(
         found = readings(answers, task.metrics)
         counted["cut"] = sum(one.cut for one in answers)
     else:
-        if shots:
-            raise UserError(f"--shots {shots}: {task.name} is read as it stands, without worked examples")
+        check(loaded, tokenizer, shots=shots)
         documents = [item for item in loaded.items if isinstance(item, Document)]
         told, counted["tokens"] = read(scorer, tokenizer, [documents[number] for number in numbers], report=report)
         found = {metric: told[metric] for metric in task.metrics if metric in told}
