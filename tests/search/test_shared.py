@@ -153,6 +153,39 @@ def test_workers_that_race_never_do_the_same_or_too_much(server: Cluster, name: 
     ledger.close()
 
 
+@pytest.mark.parametrize("late", ["the lower number", "the higher number"])
+def test_numbers_that_were_taken_before_count_for_nothing(
+    server: Cluster, name: str, tmp_path: Path, late: str
+) -> None:
+    # Planning may take a worker long: another one begins what it has no right to any more.
+    ledgers = [open_ledger(server, name, tmp_path / who) for who in ("a", "b")]
+    new = [record(ledger.next_number(), None, state="running") for ledger in ledgers]
+    order = [1, 0] if late == "the lower number" else [0, 1]
+    assert [ledgers[who].begin(new[who], [], most=1) for who in order] == [True, False]
+    for ledger in ledgers:
+        assert [one.id for one in ledger.records()] == [new[order[0]].id]
+    # Nothing is blocked: where one more may begin, it does, and then no other.
+    assert begin(ledgers[order[1]], most=2) is not None
+    assert begin(ledgers[order[0]], most=2) is None
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_a_run_that_confirms_is_begun_once(server: Cluster, name: str, tmp_path: Path) -> None:
+    ledgers = [open_ledger(server, name, tmp_path / who) for who in ("a", "b")]
+    new = [
+        record(
+            ledger.next_number(), None, state="running", id="confirm-base-seed-10001", role="confirmation", of="base"
+        )
+        for ledger in ledgers
+    ]
+    assert ledgers[1].begin(new[1], [], most=None)
+    assert not ledgers[0].begin(new[0], [], most=None)
+    assert [one.number for one in ledgers[0].records()] == [new[1].number]
+    for ledger in ledgers:
+        ledger.close()
+
+
 def test_a_database_that_goes_away_is_one_line_and_nothing_is_lost(server: Cluster, name: str, tmp_path: Path) -> None:
     ledger = open_ledger(server, name, tmp_path / "a")
     whole, going = begin(ledger, 2.0), begin(ledger)

@@ -4,8 +4,8 @@ Each attempt at a trial is an Optuna trial of its own, whose `record` is trial.j
 for two heartbeats loses its attempts: they fail, and whoever is free begins the next attempt at the same trial. Since
 Optuna never changes a trial that has ended, whatever the silent worker tells later is refused.
 
-Two workers may begin the same attempt, or one trial too many. Numbers are given under a lock, so whoever reads after
-writing sees every lower number; the higher one withdraws.
+Two workers may want to begin the same attempt, or one trial too many, however long ago they took their numbers. So
+whoever begins looks at what there is, and adds to it, under one lock: the second one sees the first, and withdraws.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from farthing.search.space import Drawn
 _RECORD = "record"
 _GATE = 0xFA47
 """key of the lock that is held while the tables are made"""
+_TURN = 0xFA48
+"""key of the lock, one for each study, under which attempts are begun"""
+_LONGEST_TURN = "60s"
+"""to wait for that lock, which is held for some milliseconds"""
 _PATIENCE = 10
 """seconds to wait for a connection"""
 
@@ -63,7 +67,7 @@ class Shared:
     """
 
     def __init__(self, url: str, name: str, folder: Folder, *, heartbeat_seconds: int) -> None:
-        _address(url)
+        self._address = _address(url)
         self._where = shown(url)
         self._folder = folder
         self._ours: dict[str, Any] = {}
@@ -103,7 +107,7 @@ class Shared:
                 with suppress(ValueError):
                     words = distribution(one.domain)
                     self._storage.set_trial_param(trial._trial_id, one.name, words.to_internal_repr(one.value), words)
-        if self._is_first(trial, record, most):
+        if self._begins(trial, record, most):
             self._folder.keep(record)
             return True
         return False
@@ -144,7 +148,7 @@ class Shared:
         taken = replace(record, attempt=record.attempt + 1, worker=this_worker())
         with self._guard:
             self._ours[record.id] = trial
-        if not self._is_first(trial, taken, None):
+        if not self._begins(trial, taken, None):
             return None
         self._folder.keep(taken)
         return taken
@@ -199,20 +203,34 @@ class Shared:
                 found[entry.record.id] = entry
         return sorted(found.values(), key=lambda entry: entry.record.number)
 
-    def _is_first(self, trial: Any, record: Record, most: int | None) -> bool:
-        """Write the record, then see whether the attempt is ours and the trial within the budget."""
-        with self._answering():
-            self._storage.set_trial_user_attr(trial._trial_id, _RECORD, record.as_dict())
-        entries = self._entries()
-        winner = next(entry for entry in entries if entry.record.id == record.id)
-        before = sum(entry.record.counts and entry.record.number < record.number for entry in entries)
-        if winner.trial.number == trial.number and (most is None or before < most):
-            return True
-        with self._answering():
-            self._storage.set_trial_user_attr(trial._trial_id, _RECORD, None)
+    def _begins(self, trial: Any, record: Record, most: int | None) -> bool:
+        """Write the record if nobody has begun this attempt, or a later one, and the trial is within the budget."""
+        with self._turn():
+            entries = self._entries()
+            others = sum(entry.record.counts and entry.record.id != record.id for entry in entries)
+            begun = any(
+                entry.record.id == record.id and (entry.record.ended or entry.record.attempt >= record.attempt)
+                for entry in entries
+            )
+            if not begun and (most is None or others < most):
+                self._storage.set_trial_user_attr(trial._trial_id, _RECORD, record.as_dict())
+                return True
             self._withdraw(trial)
         self._forget(record.id)
         return False
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Alone among all workers of this study."""
+        import psycopg
+
+        with (
+            self._answering(),
+            psycopg.connect(f"postgresql://{self._address}", connect_timeout=_PATIENCE, autocommit=True) as gate,
+        ):
+            gate.execute("SELECT set_config('lock_timeout', %s, false)", (_LONGEST_TURN,))
+            gate.execute("SELECT pg_advisory_lock(%s, %s)", (_TURN, self._study._study_id))
+            yield
 
     def _withdraw(self, trial: Any) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
