@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +10,9 @@ from farthing.errors import UserError
 from farthing.search.climb_asked import FRESH, Asked
 from farthing.search.climb_record import ClimbFolder, Standing
 from farthing.search.climb_runs import Arm, Arms, BudgetSpent, Refused
-from farthing.storage import read_json
+from farthing.search.launch import held_out, holds_out, take_held_out
+
+_GOES_ON = "the same command goes on"
 
 
 class Proof:
@@ -34,7 +34,13 @@ class Proof:
         self._arms, self._say, self._device = arms, say, device
 
     def carry_out(self) -> None:
-        """The final recipe over fresh seeds: against the base, without each of its changes, and on the test text."""
+        """The final recipe over fresh seeds: against the base, without each of its changes, and on the test text.
+
+        Raises:
+            Preempted: a signal came.
+            FarthingError: a run cannot go on at this moment, or is refused now though it was not before; what has been
+                decided stays, and the same command goes on.
+        """
         proof, standing = self._asked.climb.confirm, self._standing
         if not proof.seeds or not standing.kept:
             return
@@ -52,6 +58,9 @@ class Proof:
             standing.ended = f"{standing.ended}; {spent}"
             self._folder.write(standing)
             return
+        except Refused as refused:
+            what = f"the confirmation is refused: {refused}; once that is mended, {_GOES_ON}"
+            raise UserError(f"{self._folder.path}: {what}") from None
         if standing.held_out is None:
             standing.held_out = self._held_out(final, base, seeds)
             self._folder.write(standing)
@@ -76,9 +85,13 @@ class Proof:
             self._say(f"without {name}")
             try:
                 arm = self._arms.arm([one for one in final.kept if one != name], called=f"without {name}")
+            except UserError as error:
+                refused[name] = str(error)
+                continue
+            try:
                 self._arms.train(arm, seeds)
                 without[name] = arm
-            except (Refused, UserError) as error:
+            except Refused as error:
                 refused[name] = str(error)
         arms = {name: self._arms.scores(arm, seeds) for name, arm in without.items()}
         verdicts = compare_all(arms, self._arms.scores(final, seeds), level=self._asked.climb.judge.level)
@@ -94,21 +107,16 @@ class Proof:
 
     def _held_out(self, final: Arm, base: Arm, seeds: Sequence[int]) -> dict[str, Any] | None:
         """Scores on the part of the text that nothing before has looked at; taken once."""
-        found: dict[str, Any] = {}
-        for role, arm in (("final", final), ("base", base)):
-            values: dict[int, float | None] = {}
-            for seed in seeds:
-                run = self._folder.run(arm.name, seed)
-                if not run.result.is_file():
-                    continue
-                if not run.held_out.is_file():
-                    words = ["eval", str(run.path), "--split", "test", "--device", self._device, "--json", "--quiet"]
-                    subprocess.run(
-                        [sys.executable, "-m", "farthing", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
-                    )  # fmt: skip
-                if run.held_out.is_file():
-                    values[seed] = read_json(run.held_out)["test"]["bits_per_byte"]
-            if not values:
+        if not holds_out(final.recipe) or not holds_out(base.recipe):
+            return None
+        arms = {
+            role: {seed: run for seed in seeds if (run := self._folder.run(arm.name, seed)).result.is_file()}
+            for role, arm in (("final", final), ("base", base))
+        }
+        for run in (run for runs in arms.values() for run in runs.values()):
+            self._arms.stop_if_asked()
+            if why := take_held_out(run, self._device):
+                self._arms.stop_if_asked()
+                self._say(f"{run.name}: no score on the test text: {why}; {_GOES_ON}")
                 return None
-            found[role] = summarise(values).as_dict()
-        return found
+        return held_out(arms)

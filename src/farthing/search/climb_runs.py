@@ -9,23 +9,28 @@ from typing import Literal
 
 from farthing.compare.runs import failure
 from farthing.compare.statistics import Scores
-from farthing.errors import FarthingError, Preempted
+from farthing.errors import FarthingError, Preempted, ResourceError
 from farthing.rundir import RunDir
 from farthing.search.climb_asked import Asked
 from farthing.search.climb_record import ClimbFolder, Standing
 from farthing.search.conduct import PAUSE_SECONDS, TIME_TO_SAVE, Signals
-from farthing.search.launch import REFUSED, STOPPED, Job, score, shares, spent, wait
-from farthing.search.plans import Planner, Price
+from farthing.search.launch import STOPPED, Job, score, shares, spent, wait
+from farthing.search.plans import Planner, Price, lacks_disk
 from farthing.section import Section
 
 MOST_SITTINGS = 3
 """of a run that is killed from outside, before it counts as failed"""
-FAILED_FOR_GOOD = (4, 5, 6)
-"""exit codes of runs that would only end in the same way again"""
+OUT_OF_ROOM = 6
+"""exit code of a run for which memory ran out, or the disk"""
+FAILED_FOR_GOOD = (4, 5, OUT_OF_ROOM)
+"""exit codes of runs that would only end in the same way again, unless it was the disk that ran out.
+
+A run that `train` refuses is not among them: its plan was accepted, so what it lacks is a file, a library or room.
+"""
 
 
 class Refused(Exception):
-    """A recipe that `plan` or the training itself will not have."""
+    """A recipe that `plan` or a limit is against."""
 
 
 class BudgetSpent(Exception):
@@ -84,9 +89,12 @@ class Arms:
 
         Raises:
             Refused: the plan, or a limit, is against it.
+            ResourceError: the disk has no room for it at this moment, which says nothing of the recipe.
         """
         if arm.name not in self._prices:
             price, reason = self._planner.price(arm.recipe, self._asked.climb.limits)
+            if lacks_disk(price, reason):
+                raise ResourceError(f"{self._folder.path}: {arm.name}: {reason}; then the same command goes on")
             if reason:
                 raise Refused(reason)
             self._prices[arm.name] = price
@@ -96,22 +104,31 @@ class Arms:
         """Bring an arm's runs to their end, as many at a time as there are workers.
 
         Raises:
-            Refused: a run was refused.
+            Refused: the plan, or a limit, is against it.
             BudgetSpent: the next run does not fit in.
             Preempted: a signal came.
+            FarthingError: a run met trouble that says nothing of its recipe; the same command goes on.
         """
+        try:
+            self._train(arm, seeds)
+        except (Refused, BudgetSpent, FarthingError):
+            # Whoever decides what comes next finds no run still going: those of the other seeds are saved.
+            self.halt()
+            raise
+
+    def _train(self, arm: Arm, seeds: Sequence[int]) -> None:
         waiting = [seed for seed in seeds if not self._is_over(self._folder.run(arm.name, seed))]
         running: dict[int, Job] = {}
+        slots: dict[int, int] = {}
         sittings = dict.fromkeys(waiting, 0)
         while waiting or running:
-            if self._signals.asked:
-                self.halt()
-                raise Preempted(f"{self._signals.asked}: running runs are saved; the same command goes on")
+            self.stop_if_asked()
             while waiting and len(running) < len(self._cores):
                 seed = waiting.pop(0)
                 if not self._folder.run(arm.name, seed).recipe.is_file():
                     self._afford(arm)
-                running[seed] = self._start(arm, seed, slot=len(running))
+                slots[seed] = min(set(range(len(self._cores))) - {slots[one] for one in running})
+                running[seed] = self._start(arm, seed, slot=slots[seed])
                 sittings[seed] += 1
             for seed, job in list(running.items()):
                 code = job.ended()
@@ -123,6 +140,16 @@ class Arms:
                     waiting.append(seed)
             time.sleep(PAUSE_SECONDS)
 
+    def stop_if_asked(self) -> None:
+        """Save and stop every run where a signal has come.
+
+        Raises:
+            Preempted: it has.
+        """
+        if self._signals.asked:
+            self.halt()
+            raise Preempted(f"{self._signals.asked}: running runs are saved; the same command goes on")
+
     def _start(self, arm: Arm, seed: int, *, slot: int) -> Job:
         self._say(f"  {arm.name}, seed {seed}")
         job = Job(
@@ -131,7 +158,7 @@ class Arms:
             seed=seed,
             device=self._device,
             output=self._folder.output(arm.name, seed),
-            cores=self._cores[slot % len(self._cores)],
+            cores=self._cores[slot],
         )
         self._jobs.append(job)
         return job
@@ -142,12 +169,10 @@ class Arms:
             value, _ = score(run, "last")
             self._say(f"  {arm.name}, seed {seed}: " + ("no score" if value is None else f"{value:.4f} bits/byte"))
             return "over"
-        if code == REFUSED:
-            raise Refused(job.last_words() or "refused")
         if code in (STOPPED, 130) or code < 0:
             return "again"
         self._say(f"  {arm.name}, seed {seed}: {job.why(code)}")
-        if code not in FAILED_FOR_GOOD:
+        if code not in FAILED_FOR_GOOD or (code == OUT_OF_ROOM and not _lacked_memory(run, job)):
             raise FarthingError(f"{run.path}: {job.why(code)}; the same command goes on")
         return "over"
 
@@ -211,3 +236,8 @@ class Arms:
 def _has_failed(run: RunDir) -> bool:
     """Whether a run has come to an end that another sitting would not change, by its own last words."""
     return run.recipe.is_file() and not run.is_locked() and failure(run) is not None
+
+
+def _lacked_memory(run: RunDir, job: Job) -> bool:
+    """Whether it was memory that ran out, which the recipe asks for, and not the disk."""
+    return _has_failed(run) or "out of memory" in job.last_words()

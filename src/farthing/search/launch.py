@@ -16,9 +16,13 @@ from typing import Any
 
 import psutil
 
-from farthing.errors import FarthingError
+from farthing import config
+from farthing.compare.runs import read_held_out
+from farthing.compare.statistics import summarise
+from farthing.errors import FarthingError, UserError
 from farthing.events import Evaluated, Ready, Started, Step, read_events
 from farthing.rundir import RunDir, read_result
+from farthing.section import Section
 
 STOPPED = 75
 """exit code of a run that was told to stop and saved itself"""
@@ -250,6 +254,53 @@ def score(run: RunDir, which: str) -> tuple[float | None, str]:
     best = result.get("best")
     value = best["bits_per_byte"] if which == "best" and best else validation.get("bits_per_byte")
     return value, validation.get("fingerprint", "")
+
+
+def holds_out(recipe: Section) -> bool:
+    """Whether a recipe holds out test text (data.test), which nothing looks at before the end."""
+    return config.flatten(recipe).get("data.test") is not None
+
+
+def take_held_out(run: RunDir, device: str) -> str:
+    """Score a finished run on its test text, unless that has been done; why it could not be, empty where it is done."""
+    if run.held_out.is_file():
+        return ""
+    words = ["eval", str(run.path), "--split", "test", "--device", device, "--json", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "farthing", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if run.held_out.is_file():
+        return ""
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return _LABEL.sub("", lines[-1])[:300] if lines else f"exit code {done.returncode}"
+
+
+def held_out(arms: Mapping[str, Mapping[int, RunDir]]) -> dict[str, Any] | None:
+    """Bits per byte on the test text over each arm's seeds, summarised; None before every run has been scored on one text.
+
+    Args:
+        arms: finished runs by seed, by what the arm is called.
+
+    Raises:
+        UserError: a score is damaged.
+    """
+    found: dict[str, Any] = {}
+    texts: set[str] = set()
+    for name, runs in arms.items():
+        values: dict[int, float | None] = {}
+        for seed, run in runs.items():
+            try:
+                told = read_held_out(run)
+                if told is None:
+                    return None
+                values[seed] = float(told["bits_per_byte"])
+                texts.add(str(told.get("fingerprint", "")))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UserError(f"{run.held_out}: damaged: {error}; take it away and it is scored anew") from None
+        if not values:
+            return None
+        found[name] = summarise(values).as_dict()
+    return found if len(texts) == 1 else None
 
 
 def wait(jobs: Sequence[Job], seconds: float) -> bool:

@@ -43,6 +43,15 @@ class Price:
         }
 
 
+_DISK = " GB of disk for "
+"""what planning/price.py says where the disk has too little room for the checkpoints"""
+
+
+def lacks_disk(price: Price, reason: str) -> bool:
+    """Whether a candidate is refused for little free disk and nothing else: tomorrow the same recipe may fit."""
+    return reason in price.refusals and _DISK in reason
+
+
 def beyond(limits: SearchLimits, price: Price) -> str:
     """Which limit a price breaks, in words; empty if none."""
     megabytes = price.parameters * 4 / 1e6
