@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from farthing.search.findings import LEVEL, confirmation, counts, importance, trends
-from farthing.search.record import Record, Refused
+from farthing import config
+from farthing.errors import UserError
+from farthing.report import ladder
+from farthing.report.blocks import Table
+from farthing.search.findings import LEVEL, confirmation, counts, find, importance, to_hold_out, trends
+from farthing.search.record import Folder, Record, Refused
 from farthing.search.space import Drawn, Options, Range
-from search.small import record, search_of
+from search.small import SEARCH, asked, record, search_of
 
 
 def points(count: int, *, effect: float, seed: int = 0) -> list[tuple[dict[str, Any], float]]:
@@ -90,6 +98,47 @@ def test_confirmation_holds_the_best_against_the_base_seed_by_seed() -> None:
     assert verdict["verdict"] == "better" and verdict["method"] == "paired t" and verdict["n"] == 3
     assert found["verdicts"]["trial-00001"]["verdict"] == "cannot tell", "an arm with a failed run never wins"
     assert confirmation(search, trials, trials) is None
+
+
+def test_held_out_scores_stand_beside_those_that_confirm(tmp_path: Path) -> None:
+    text = SEARCH.partition("[tied]")[0] + "[budget]\ntrials = 1\n[confirm]\ntop = 1\nseeds = 2\n"
+    found, folder = asked(tmp_path, text, ["data.test=0.1"]), Folder(tmp_path / "runs" / "s")
+    folder.make("")
+    table = config.to_table(found.space.propose(lambda name, at, domain: domain.at(0.0)).recipe)
+    runs = [*confirming("trial-00000", [2.3, 2.4]), *confirming("base", [2.6, 2.7])]
+    done = [record(0, 2.0, recipe=table), *(replace(one, recipe=table) for one in runs)]
+    arms = {one.id: folder.run(one, one.seeds[0]) for one in runs}
+    for run in arms.values():
+        run.path.mkdir()
+        run.result.write_text("{}", "utf-8")
+    assert {id: list(runs) for id, runs in to_hold_out(found, folder, done).items()} == {
+        "trial-00000": [10_001, 10_002], "base": [10_001, 10_002],
+    }  # fmt: skip
+    assert "held_out" not in find(found, folder, done, "over")["confirmation"]["arms"]["base"], "not yet scored"
+    for run, score in zip(arms.values(), (3.0, 3.2, 3.5, 3.7), strict=True):
+        test = {"bits_per_byte": score, "fingerprint": "f"}
+        run.held_out.write_text(json.dumps({"version": 1, "step": 1, "test": test, "when": ""}), "utf-8")
+    told = find(found, folder, done, "over")
+    assert told["confirmation"]["arms"]["trial-00000"]["held_out"]["mean"] == pytest.approx(3.1)
+    assert told["best"]["held_out_bits_per_byte"] == pytest.approx(3.1)
+    material: Any = SimpleNamespace(question=SimpleNamespace(found=told))
+    [shown] = [
+        one for section in ladder.of_search(material) if section.title == "Confirmation" for one in section.blocks
+    ]
+    assert isinstance(shown, Table) and shown.head[-1] == "held-out text"
+    assert [row[-1] for row in shown.rows] == ["3.1000", "3.6000"]
+    # Scores on two texts tell nothing of each other; a score that is damaged is named.
+    last = next(reversed(arms.values()))
+    last.held_out.write_text(json.dumps({"version": 1, "test": {"bits_per_byte": 1.0, "fingerprint": "g"}}), "utf-8")
+    assert find(found, folder, done, "over")["best"]["held_out_bits_per_byte"] is None
+    last.held_out.write_text("{", "utf-8")
+    with pytest.raises(UserError, match=r"held_out\.json: damaged") as caught:
+        find(found, folder, done, "over")
+    assert "\n" not in str(caught.value)
+    # A run that is on another machine cannot be scored here.
+    last.result.unlink()
+    assert to_hold_out(found, folder, done) == {}
+    assert to_hold_out(asked(tmp_path, text), folder, done) == {}
 
 
 def test_counts_tell_refused_candidates_from_trials() -> None:

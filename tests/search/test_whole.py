@@ -218,6 +218,45 @@ def test_what_fails_or_is_hopeless_is_recorded_and_the_search_goes_on(desk: Path
     assert 0 < pruned.spent["flops"] < complete.spent["flops"], "what a pruned trial has spent is spent"
 
 
+def test_a_search_whose_runs_are_all_refused_stops(desk: Path) -> None:
+    # Plans know nothing of it: each run is launched, and refuses.
+    with (desk / "small.toml").open("a", encoding="utf-8") as recipe:
+        recipe.write('[[evaluate.tasks]]\ntask = "choices"\npath = "gone.jsonl"\n')
+    grid = '"optimizer.lr" = { kind = "choice", choices = [1e-1, 1e-2, 1e-3, 1e-4] }\n[sampler]\nkind = "grid"\n'
+    (desk / "s.toml").write_text(f'recipe = "small.toml"\n[space]\n{grid}[budget]\ntrials = 2\n', "utf-8")
+    search = start("s.toml", cwd=desk)
+    _, err = search.communicate(timeout=300)
+    assert search.returncode == 1, err
+    last = err.splitlines()[-1]
+    assert "3 trials in a row were refused; the last one: trial-00002: " in last and "gone.jsonl" in last
+    assert [one.state for one in records(desk / "runs" / "s")] == ["refused"] * 3
+
+
+@pytest.mark.slow
+def test_winner_and_base_are_scored_on_the_test_text_once(desk: Path) -> None:
+    space = '"optimizer.lr" = { kind = "choice", choices = [1e-1] }\n[sampler]\nkind = "grid"\n'
+    ends = "[budget]\ntrials = 1\n[confirm]\ntop = 1\nseeds = 1\n"
+    (desk / "s.toml").write_text(f'recipe = "small.toml"\n[changes]\ndata.test = 0.2\n[space]\n{space}{ends}', "utf-8")
+    search = start("s.toml", "--json", cwd=desk)
+    out, err = search.communicate(timeout=300)
+    assert search.returncode == 0, err
+    answer, folder = json.loads(out.splitlines()[-1]), desk / "runs" / "s"
+    arms = answer["confirmation"]["arms"]
+    scores = {}
+    for id, arm in arms.items():
+        kept = folder / f"confirm-{id}-seed-10001" / "held_out.json"
+        scores[kept] = read_json(kept)["test"]["bits_per_byte"]
+        assert arm["held_out"]["mean"] == scores[kept] != arm["mean"], "another text than the one that chooses"
+    assert list(arms) == ["trial-00000", "base"]
+    assert answer["best"]["held_out_bits_per_byte"] == arms["trial-00000"]["held_out"]["mean"]
+    assert not list(folder.glob("trial-*/held_out.json")), "what was chosen among is never scored on it"
+    told = [line for line in err.splitlines() if "on the test text, looked at once: trial-00000 " in line]
+    assert len(told) == 1 and ", base " in told[0]
+    before = {kept: kept.stat().st_mtime_ns for kept in scores}
+    assert done(start("s.toml", "--json", cwd=desk))["confirmation"] == answer["confirmation"]
+    assert {kept: kept.stat().st_mtime_ns for kept in scores} == before
+
+
 def test_a_trial_that_never_gets_to_a_checkpoint_is_given_up(desk: Path) -> None:
     folder = Folder(desk / "runs" / "s")
     folder.make("")

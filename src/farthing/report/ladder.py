@@ -273,16 +273,20 @@ def _mattered(found: Mapping[str, Any]) -> Iterator[Block]:
 
 def _of_fresh_seeds(confirmed: Mapping[str, Any]) -> Iterator[Block]:
     rows: list[list[str | Cell]] = []
+    looked = any(arm.get("held_out") for arm in confirmed["arms"].values())
     for name, arm in confirmed["arms"].items():
         verdict = confirmed["verdicts"].get(name)
         told = Cell(wording.NONE, "quiet") if verdict is None else wording.verdict(verdict["verdict"])
         difference = wording.NONE if verdict is None else wording.signed(verdict["difference"])
         rows.append([name, *_summary(arm), difference, told])
+        if looked:
+            rows[-1].append(wording.fixed((arm.get("held_out") or {}).get("mean")))
     head = ["trial", "bits per byte", "sd", "n", "95 % interval", "against the base", "verdict"]
+    head += ["held-out text"] if looked else []
     caption = (
         "Fresh seeds, so that the winner is not the luckiest of the trials: their scores in the search are not in this."
     )
-    yield Table(head, rows, frozenset({1, 2, 3, 4, 5}), caption)
+    yield Table(head, rows, frozenset({1, 2, 3, 4, 5, 7} if looked else {1, 2, 3, 4, 5}), caption)
 
 
 def headline(material: Material) -> Iterator[Block]:

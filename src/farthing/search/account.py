@@ -9,6 +9,8 @@ from farthing.search.asked import Confirm, Search, SearchBudget
 from farthing.search.record import Record
 
 WORD = {"flops": "FLOPs", "seconds": "minutes", "money": "money"}
+TOO_DEAR = "too dear for what is left of"
+"""how the reason begins for which a candidate is refused that the budget no longer has room for"""
 FRESH = 10_001
 """the first seed of confirmation runs"""
 
@@ -71,8 +73,8 @@ def too_dear(search: Search, records: Sequence[Record], planned: Mapping[str, fl
             scale = 60.0 if name == "seconds" else 1.0
             left = max(0.0, limit - spent[name]) / scale
             return (
-                f"budget.{WORD[name].lower()}: {left:.3g} of {limit / scale:.3g} left, and the next trial with what "
-                f"confirms it would take {runs * one / scale:.3g}"
+                f"{TOO_DEAR} budget.{WORD[name].lower()}: {runs * one / scale:.3g} with what confirms it, and "
+                f"{left:.3g} of {limit / scale:.3g} are left"
             )
     return ""
 

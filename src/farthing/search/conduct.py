@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from farthing.errors import FarthingError, Preempted
-from farthing.search import account
+from farthing.errors import FarthingError, Preempted, UserError
+from farthing.search import account, findings
 from farthing.search.check import Asked
-from farthing.search.launch import REFUSED, STOPPED, Job, Watch, score, shares, spent, wait
+from farthing.search.launch import REFUSED, STOPPED, Job, Watch, held_out, score, shares, spent, take_held_out, wait
 from farthing.search.plans import Planner
 from farthing.search.proposing import Proposer
 from farthing.search.pruning import judge
@@ -29,7 +29,7 @@ LOOK_SECONDS = 1.0
 MOST_FRUITLESS = 5
 """sittings of one trial in a row without a new checkpoint, after which it counts as failed"""
 MOST_ALIKE = 3
-"""trials in a row that a fault or the text has ended, after which the search stops instead of spending more"""
+"""trials in a row that a fault, the text or `train` itself has ended, after which the search stops: it would go on for ever"""
 _FRUITLESS = f"given up: {MOST_FRUITLESS} sittings in a row ended before they could save anything"
 TIME_TO_SAVE = 120.0
 """seconds that runs have to save themselves before they are killed"""
@@ -113,7 +113,7 @@ class Conductor:
         workers: int = 1,
         device: str = "auto",
     ) -> None:
-        self._search = asked.search
+        self._asked, self._search = asked, asked.search
         self._folder, self._ledger, self._listener = folder, ledger, listener
         self._device = device
         self._cores = shares(workers)
@@ -130,7 +130,7 @@ class Conductor:
 
         Raises:
             Preempted: a signal stopped it; runs have been saved and the same command goes on.
-            FarthingError: the text cannot be read, the database is gone, or every candidate is refused.
+            FarthingError: the text cannot be read, the database is gone, every candidate is refused, or there was no trial.
         """
         with self._signals:
             try:
@@ -140,10 +140,10 @@ class Conductor:
                     self._drop_lost()
                     if self._signals.asked:
                         self._halt()
-                        raise Preempted(f"{self._signals.asked}: running trials are saved; the same command goes on")
+                        raise self._preempted()
                     self._keep_within_budget()
                     if self._fill() and not self._active and not self._ledger.others_work():
-                        return self._proposer.over or account.full(self._search.budget, self._ledger.records())
+                        return self._over()
                     time.sleep(PAUSE_SECONDS)
             except Preempted:
                 raise
@@ -276,9 +276,10 @@ class Conductor:
         else:
             record = replace(record, state="failed", reason=active.job.why(code))
         self._conclude(record)
-        self._alike = self._alike + 1 if code in (1, 3) else 0
+        self._alike = self._alike + 1 if code in (1, REFUSED, 3) else 0
         if self._alike >= MOST_ALIKE:
-            raise FarthingError(f"{MOST_ALIKE} trials in a row have failed; the last one: {record.id}: {record.reason}")
+            how = "were refused" if code == REFUSED else "have failed"
+            raise FarthingError(f"{MOST_ALIKE} trials in a row {how}; the last one: {record.id}: {record.reason}")
 
     def _scored(self, record: Record, run: str, seed: int, value: float | None, text: str) -> Record:
         """The record with one more seed's score, or failed where that says nothing."""
@@ -312,6 +313,36 @@ class Conductor:
         return {name: sum(one[name] for one in runs) for name in ("flops", "seconds", "money")}
 
     # Ends.
+
+    def _over(self) -> str:
+        """Why it has ended, once winner and base have been scored on the text that nothing has looked at.
+
+        Raises:
+            UserError: nothing has been tried.
+            Preempted: a signal came.
+        """
+        if self._signals.asked:
+            raise self._preempted()
+        records = self._ledger.records()
+        ended = self._proposer.over or account.full(self._search.budget, records)
+        if ended and not any(one.counts for one in records):
+            last = self._proposer.last_refusal or next((one.reason for one in reversed(records)), "")
+            raise UserError(f"no trial: {ended}" + (f"; the last candidate was refused: {last}" if last else ""))
+        arms = findings.to_hold_out(self._asked, self._folder, records)
+        for run in (run for runs in arms.values() for run in runs.values()):
+            why = take_held_out(run, self._device)
+            if self._signals.asked:
+                raise self._preempted()
+            if why:
+                self._listener.note(f"{run.name}: no score on the test text: {why}")
+                return ended
+        if told := held_out(arms):
+            means = ", ".join(f"{name} {one['mean']:.4f}" for name, one in told.items())
+            self._listener.note(f"on the test text, looked at once: {means} bits/byte")
+        return ended
+
+    def _preempted(self) -> Preempted:
+        return Preempted(f"{self._signals.asked}: running trials are saved; the same command goes on")
 
     def _drop_lost(self) -> None:
         for id in self._ledger.lost():

@@ -18,9 +18,11 @@ import tomli_w
 from farthing import config
 from farthing.compare.statistics import compare_all, holm, summarise
 from farthing.errors import UserError
-from farthing.search.account import total
+from farthing.rundir import RunDir
+from farthing.search.account import TOO_DEAR, total
 from farthing.search.asked import Search
 from farthing.search.check import Asked
+from farthing.search.launch import held_out, holds_out
 from farthing.search.proposing import best
 from farthing.search.record import BASE, Folder, Record, Refused
 from farthing.search.sampling import distribution, quiet_study
@@ -50,6 +52,9 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
     points = [({drawn.path: drawn.value for drawn in placed[one.id]}, float(one.score or 0.0)) for one in complete]
     confirmed = confirmation(asked.search, records, complete)
     winner = _winner(complete, confirmed)
+    for id, summary in (held_out(to_hold_out(asked, folder, records)) or {}).items():
+        assert confirmed is not None
+        confirmed["arms"][id]["held_out"] = summary
     found: dict[str, Any] = {
         "version": 1,
         "folder": str(folder.path),
@@ -129,12 +134,33 @@ def _winner(complete: Sequence[Record], confirmed: Mapping[str, Any] | None) -> 
     return complete[0] if complete else None
 
 
+def to_hold_out(asked: Asked, folder: Folder, records: Sequence[Record]) -> dict[str, dict[int, RunDir]]:
+    """The winner's and the base's finished confirmation runs by seed, which are scored on the test text at the end.
+
+    Empty where the base recipe holds out no such text, where nothing has been confirmed, or where some of the runs are
+    on another machine.
+    """
+    if not holds_out(asked.space.base):
+        return {}
+    complete = best(records, History(asked.space))
+    winner = _winner(complete, confirmation(asked.search, records, complete))
+    arms: dict[str, dict[int, RunDir]] = {} if winner is None else {winner.id: {}, BASE: {}}
+    for one in records:
+        if one.role == "confirmation" and one.state == "complete" and one.of in arms:
+            arms[one.of][one.seeds[0]] = folder.run(one, one.seeds[0])
+    if winner is None or not arms[winner.id]:
+        return {}
+    here = all(run.result.is_file() for runs in arms.values() for run in runs.values())
+    return {id: runs for id, runs in arms.items() if runs} if here else {}
+
+
 def _best(folder: Folder, winner: Record, confirmed: Mapping[str, Any] | None) -> dict[str, Any]:
     arm = None if confirmed is None else confirmed["arms"].get(winner.id)
     return {
         "trial": winner.id,
         "bits_per_byte": winner.score,
         "confirmed_bits_per_byte": None if arm is None else arm["mean"],
+        "held_out_bits_per_byte": None if arm is None or "held_out" not in arm else arm["held_out"]["mean"],
         "parameters": winner.parameters,
         "recipe": str(folder.best),
         "run": str(folder.run(winner, winner.seeds[0]).path),
@@ -303,7 +329,10 @@ def _refusals(records: Sequence[Record], refused: Sequence[Refused]) -> dict[str
     reasons += [record.reason for record in records if record.state == "refused"]
     found: dict[str, int] = {}
     for reason in reasons:
-        limit = next((word for word in reason.replace("=", " ").split() if word.startswith("limits.")), reason[:100])
+        words = reason.replace("=", " ").split()
+        limit = next((word for word in words if word.startswith("limits.")), reason[:100])
+        if reason.startswith(TOO_DEAR):
+            limit = reason.partition(":")[0]
         found[limit] = found.get(limit, 0) + 1
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 

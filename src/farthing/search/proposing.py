@@ -17,6 +17,8 @@ from farthing.search.study import History, Ledger
 
 MOST_REFUSALS = 1000
 """candidates refused in a row after which a search gives up"""
+MOST_TOO_DEAR = 20
+"""candidates since the last trial that were too dear for what is left, after which the budget counts as spent"""
 MOST_REPEATS = 100
 """candidates in a row that have been tried before, after which there is nothing left to try"""
 
@@ -50,7 +52,9 @@ class Proposer:
         self._history = History(asked.space)
         self._prints: dict[str, str] = {}
         self._exhausted = ""
+        self._dear: list[Refused] = []
         self.over = ""
+        self.last_refusal = ""
 
     def trial(self) -> Record | None:
         """The next candidate that may be tried, or None where the budget or the space ends."""
@@ -59,12 +63,16 @@ class Proposer:
         if self.over:
             return None
         number, refused = self._ledger.next_number(), self._folder.refused()
-        before = len(refused)
+        before, self._dear = len(refused), []
         found = self._find(number, refused, records)
         if found is not None:
+            for one in self._dear:
+                self._tell(one)
             self._folder.keep_refused([])
             record, drawn = found
             return record if self._ledger.begin(record, drawn, most=self._search.budget.trials) else None
+        # With a larger budget they would fit: nothing is held against what only came too late.
+        refused = [one for one in refused if not any(one is dear for dear in self._dear)]
         if len(refused) > before:
             self._folder.keep_refused(refused)
         self._ledger.give_back(number)
@@ -83,6 +91,8 @@ class Proposer:
             tries += 1
             if proposal is None:
                 self._exhausted = "the whole grid has been tried"
+                if self._dear:
+                    self._exhausted += f", but for {len(self._dear)} candidates {self._dear[-1].reason}"
             elif proposal.candidate is not None and config.fingerprint(proposal.candidate.recipe) in known:
                 repeats += 1
                 if repeats >= MOST_REPEATS:
@@ -101,8 +111,9 @@ class Proposer:
             price, reason = self._planner.price(proposal.candidate.recipe, self._search.limits)
             if not reason:
                 planned = price.as_planned()
-                self._exhausted = account.too_dear(self._search, records, planned)
-                if self._exhausted:
+                if dear := account.too_dear(self._search, records, planned):
+                    one = Refused(parameters=parameters, reason=dear, generation=proposal.generation)
+                    self._refuse_dear(one, refused)
                     return None
                 runs = len(self._search.seeds)
                 return Record(
@@ -118,10 +129,19 @@ class Proposer:
                 )
         refused.append(Refused(parameters=parameters, reason=reason, generation=proposal.generation))
         self._tell(refused[-1])
+        self.last_refusal = reason
         if len(refused) >= MOST_REFUSALS:
             self._folder.keep_refused(refused)
             raise UserError(f"{MOST_REFUSALS} candidates in a row were refused, the last one because: {reason}")
         return None
+
+    def _refuse_dear(self, one: Refused, refused: list[Refused]) -> None:
+        """A candidate that no longer fits in is refused, since a smaller one may; after several the budget is spent."""
+        refused.append(one)
+        self._dear.append(one)
+        self.last_refusal = ""
+        if len(self._dear) >= MOST_TOO_DEAR:
+            self._exhausted = f"the last {MOST_TOO_DEAR} candidates were {one.reason}"
 
     def confirmation(self) -> Record | None:
         """The next run that confirms one of the best, once all trials have ended."""
