@@ -82,9 +82,7 @@ def test_what_could_not_be_asked_later_is_refused_before_there_is_a_run(story: P
     cases: list[tuple[dict[str, object], str]] = [
         ({"task": "perplexity", "path": "words.txt", "shots": 1}, "read as it stands, without worked examples"),
         ({"task": "choices", "path": "choices.jsonl", "shots": 40}, "only 8 other questions"),
-        ({"task": "choices", "path": "empty.jsonl"}, "makes no token of its own"),
     ]
-    (story / "empty.jsonl").write_text('{"query": "q", "choices": ["", "b"], "gold": 1}\n', "utf-8")
     for asked, told in cases:
         with pytest.raises(UserError, match=told):
             new_run(story / "runs" / "bad", recipe([{**asked, "every": "end"}]))

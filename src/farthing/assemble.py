@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ from farthing.training.loop import Course, Trainer
 from farthing.training.meter import Meter
 from farthing.training.precision import Format, Precision
 from farthing.training.starting import starting_model
-from farthing.training.step import Abandoned, Stepper
+from farthing.training.step import Stepper
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_SHARE = 0.05
@@ -326,11 +327,6 @@ def build_trainer(
         fresh=fresh,
     )
     actions = [_evaluation(recipe, plan, text, device), *asked, _samples(recipe, plan, text)]
-
-    def go_on() -> None:
-        if interruption.reason is not None:
-            raise Abandoned
-
     minutes, money = recipe.budget.minutes, recipe.budget.money
     ema = recipe.train.ema
     return Trainer(
@@ -359,7 +355,7 @@ def build_trainer(
         average=None if ema is None else Averaged(stepper.model.named_parameters(), ema),
         guard=DivergenceGuard(recipe.train.divergence_factor, spike_zscore=recipe.train.spike_zscore),
         meter=meter,
-        actions=[Within(one, lambda: interruptible(go_on)) for one in actions],
+        actions=[Within(one, partial(interruptible, interruption.go_on)) for one in actions],
         emit=log.emit,
         interruption=interruption,
         log_position=log.position,

@@ -156,9 +156,7 @@ def make_plan(
     )
     saved = cost_of_checkpoint(recipe, counts.vocab_size)
     rates = rates_of(recipe, counts, timing.seconds_per_step)
-    crowded = machine.device == "cpu" and settings.threads >= machine.physical_cores
-    interval = save_interval(recipe.checkpoint, saved, saving, crowded=crowded)
-    plan = _Schedule.of(recipe, counts, rates, timing, interval)
+    plan = _Schedule.of(recipe, counts, rates, timing, _interval(recipe, saved, saving, machine, settings.threads))
     available = available_memory(recipe, machine)
     copied = _checkpoint_copy(recipe, plan, saved, machine, room=available - sum(terms.values()))
     terms |= copied or {}
@@ -231,6 +229,11 @@ def save_interval(
     lost = copied + (checkpoint_bytes / saving.work if crowded else 0.0) if section.background else written
     wanted = math.sqrt(2 * lost * section.mtbf_hours * 3600)
     return max(min(wanted, MOST_BETWEEN_SAVES), lost / MOST_SPENT_ON_SAVES, 2 * written)
+
+
+def _interval(recipe: Recipe, saved: int, saving: SavingRate | None, machine: Machine, threads: int) -> float:
+    crowded = machine.device == "cpu" and threads >= machine.physical_cores
+    return save_interval(recipe.checkpoint, saved, saving, crowded=crowded)
 
 
 def _money(recipe: Recipe, plan: _Schedule) -> float | None:

@@ -12,7 +12,7 @@ from torch import nn
 from farthing.budget import Spent
 from farthing.events import Emit, Event
 from farthing.training.course import State
-from farthing.training.step import Abandoned
+from farthing.training.interruption import Abandoned
 
 
 @dataclass(frozen=True)

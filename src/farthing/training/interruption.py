@@ -20,6 +20,10 @@ SAFETY_SECONDS = 10.0
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
 
+class Abandoned(Exception):
+    """A stop was asked for in the middle of something that can be done again; weights are those of the last whole step."""
+
+
 def parse_deadline(text: str, *, now: float | None = None) -> float:
     """When to be gone, in Unix seconds, from a duration (90m, 1h30m, 45s, 600) or a local time (2026-11-22T18:00).
 
@@ -120,6 +124,15 @@ class Interruption:
             if left < needed:
                 return f"deadline in {max(0.0, left):.0f} s, a clean stop needs up to {needed:.0f} s"
         return None
+
+    def go_on(self) -> None:
+        """Whoever is in the middle of something asks this.
+
+        Raises:
+            Abandoned: the run must stop now.
+        """
+        if self.reason is not None:
+            raise Abandoned
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.signal == "SIGINT" and number == signal.SIGINT:

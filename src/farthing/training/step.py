@@ -21,16 +21,13 @@ from farthing.optim.sharpness import perturbed
 from farthing.recipe.optimization import Objective, Sharpness
 from farthing.runtime.device import is_out_of_memory
 from farthing.training.head_objective import head_objective
+from farthing.training.interruption import Abandoned as Abandoned
 from farthing.training.objective import Loss, objective
 from farthing.training.precision import Precision
 from farthing.training.recorded import Recorder, obstacle
 
 CLIP_EPS = 1e-6
 """what torch adds to the norm that it clips by"""
-
-
-class Abandoned(Exception):
-    """A stop was asked for between micro-batches; weights and optimizer are those of the last whole step."""
 
 
 class OutOfMemory(Exception):
