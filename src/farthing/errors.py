@@ -7,6 +7,7 @@ Codes: 2 the request is refused before anything is spent; 3 data, 4 checkpoints,
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import re
@@ -86,6 +87,23 @@ class Preempted(FarthingError):
     """A signal or a deadline stopped the run after a checkpoint; `farthing resume` continues it."""
 
     exit_code = 75
+
+
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.ESTALE)
+"""a disk, a network file system or a limit of the system that failed: nobody's request and no fault of ours"""
+
+
+def of_the_system(error: OSError) -> FarthingError | None:
+    """What the operating system refused, as the person at the keyboard meets it; None if it should not have happened."""
+    if error.errno in _REFUSED:
+        return UserError(f"{error.filename or 'a file'}: cannot be written: {error.strerror}")
+    if error.errno in _NO_PATH:
+        return UserError(f"{str(error.filename or 'a path')[:200]}: cannot be used: {error.strerror}")
+    if error.errno in _MACHINE:
+        return ResourceError(f"{error.filename or 'a file'}: {error.strerror}; when that is mended, try again")
+    return None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farthing.errors import of_the_system
+
 PHASES = ("starting", "training", "logging", "saving", "pruning", "sweeping", "scoring", "resuming", "ending")
 OPERATIONS = ("open", "write", "fsync", "ftruncate", "rename", "replace", "unlink", "rmdir", "mkdir", "scandir")
 """of the module os; what a save, an event or a resume is made of, but for the tensors, which are written in Rust"""
@@ -289,7 +291,8 @@ def spawn(work: Callable[[], object], report: Path, *, injection: Injection | No
         work()
         code = 0
     except BaseException as error:
-        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+        known = of_the_system(error) if isinstance(error, OSError) else error  # as the command line answers it
+        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(known, "exit_code", 1)
         told = f"{type(error).__name__}: {error}"
     finally:
         # What has run out for the run is needed for the report.

@@ -357,11 +357,11 @@ def scores_of(patch: Patch) -> None:
     )
     begin = Keeper.begin
 
-    def begun(self: Keeper, state: State) -> None:
+    def begun(self: Keeper, state: State, **how: bool) -> None:
         bits = state.validation.get("bits_per_byte")
         if isinstance(bits, float) and math.isnan(bits):
             state.validation = {**state.validation, "bits_per_byte": None}
-        begin(self, state)
+        begin(self, state, **how)
 
     patch.setattr(Keeper, "begin", begun)
 

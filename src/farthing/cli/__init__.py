@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -28,7 +27,7 @@ from farthing.cli import (
     serving,
     text,
 )
-from farthing.errors import FarthingError, Preempted, nearest, without_secrets
+from farthing.errors import FarthingError, Preempted, nearest, of_the_system, without_secrets
 from farthing.sinks.legible import legible
 
 # typer carries its own copy of click from some version on; its public exceptions lead to the right classes.
@@ -83,10 +82,6 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_guarded(arguments))
 
 
-_OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.ESTALE)
-"""a disk, a network file system or a limit of the system that failed: nobody's request and no fault of ours"""
-
-
 def _guarded(arguments: list[str] | None) -> int:
     # Threads that spin for long while they wait halve the speed of a machine that has anything else to do; threads
     # that sleep at once wake too late for the next short operation (6 % of a step on two cores). So they spin for
@@ -114,12 +109,8 @@ def _guarded(arguments: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
-            return _complain(f"{error.filename or 'a file'}: cannot be written: {error.strerror}", 2)
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
-            return _complain(f"{str(error.filename or 'a path')[:200]}: cannot be used: {error.strerror}", 2)
-        if error.errno in _OF_THE_MACHINE:
-            return _complain(f"{error.filename or 'a file'}: {error.strerror}; when that is mended, try again", 6)
+        if told := of_the_system(error):
+            return _complain(str(told), told.exit_code)
         return _bug(error)
     except Exception as error:
         return _bug(error)
