@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ from farthing.training.course import Course, State
 from farthing.training.guard import DivergenceGuard
 from farthing.training.meter import Meter
 from farthing.training.step import Stepper
+
+SPARE_HANDLES = 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Saver:
         self._copies: dict[str, Tensor] = {}
         self._under_way: Future[Outcome] | None = None
         self._thread: ThreadPoolExecutor | None = None
+        # Held for tidying up at the end, which takes file handles that may have run out by then.
+        self._spare: list[int] = []
+        with suppress(OSError):
+            self._spare += [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE_HANDLES)]
         if background:
             # Started now: a thread that is started when memory has run out may die before it begins, and Python then
             # waits for it for ever.
@@ -112,6 +119,8 @@ class Saver:
         """
         if self._thread is not None:
             self._thread.shutdown()
+        while self._spare:
+            os.close(self._spare.pop())
         with suppress(OSError):
             self._run.sweep()
 
