@@ -289,6 +289,8 @@ def _believed(recipe: Recipe, machine: Any, counts: Any, settings: Settings, tex
 
 def _resumed_from(run: RunDir) -> int:
     """The step that the last sitting went on from; a run that was already finished lost nothing."""
+    if not run.events.is_file():
+        return 0  # it ended before there was anything to tell, which loses whatever had been reached before
     told = [json.loads(line) for line in run.events.read_text("utf-8").splitlines()]
     found = [event["step"] for event in told if event["kind"] == "resumed"]
     return int(found[-1]) if found else sys.maxsize
