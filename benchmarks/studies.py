@@ -152,7 +152,7 @@ _KEPT = ("arm", "mean", "sd", "n", "low", "high", "parameters", "spent")
 
 
 def _name(study: str) -> str:
-    return study if study in ("titles",) else f"study-{study}"
+    return study if study == "titles" else f"study-{study}"
 
 
 def _common(scores: Mapping[int, float | None], seeds: int) -> dict[int, float | None]:

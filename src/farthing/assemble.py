@@ -339,6 +339,7 @@ def build_trainer(
             peak_flops=plan.peak_flops,
             log_every=plan.log_every,
             checkpoint_every=plan.checkpoint_every,
+            checkpoint_bytes=plan.checkpoint_bytes,
             background_saves=plan.background_saves,
             keep=recipe.checkpoint.keep,
             keep_best=recipe.checkpoint.best,

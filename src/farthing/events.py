@@ -284,7 +284,7 @@ class EventLog:
             except Exception as error:
                 # A closed terminal or a tracker's fault must not cost the run; whoever failed is told nothing more.
                 self._followers.remove(follower)
-                reason = f"{type(error).__name__}: {without_secrets(str(error))}"
+                reason = f"{type(error).__name__}: {error}"
                 self.emit(
                     Notice(code="follower_lost", message=f"{type(follower).__name__} no longer follows: {reason}")
                 )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 """made once: making one evaluates the annotations of a class"""
+
+
+class Form(BaseModel):
+    """What every reader of a file relies on; its other fields are for those who know them."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
 
 
 def shaped(kind: type[T], table: Any) -> T:

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from farthing.errors import CheckpointError, ResourceError, RunLockedError, UserError, nearest
-from farthing.forms import shaped
+from farthing.forms import Form, shaped
 from farthing.storage import leads_to, new_folder, read_json, write_json, write_text
 
 try:
@@ -51,43 +51,37 @@ _NUMBERS = (
 """of a result's validation: what is shown as numbers where it is there"""
 
 
-class _Form(BaseModel):
-    """What every reader of a file relies on; its other fields are for those who know them."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Part(_Form):
+class _Part(Form):
     fingerprint: str
 
 
-class _Data(_Form):
+class _Data(Form):
     kind: str
     parts: dict[str, _Part | None]
     tokenizer: _Part
 
 
-class _Receipt(_Form):
+class _Receipt(Form):
     recipe: str
     directory: str
     data: _Data
 
 
-class _Status(_Form):
+class _Status(Form):
     status: str = "finished"
 
 
-class _Sample(_Form):
+class _Sample(Form):
     prompt: str
     text: str
 
 
-class _Best(_Form):
+class _Best(Form):
     step: int
     bits_per_byte: Number
 
 
-class _Result(_Form):
+class _Result(Form):
     run: str
     status: str
     validation: dict[str, Number | str | None]
@@ -376,7 +370,7 @@ def read_receipt(run: RunDir) -> dict[str, Any]:
     return _read(run.receipt, _Receipt)
 
 
-def _read(path: Path, form: type[_Form]) -> dict[str, Any]:
+def _read(path: Path, form: type[Form]) -> dict[str, Any]:
     try:
         table = read_json(path)
         shaped(form, table)

@@ -21,7 +21,6 @@ from farthing.errors import (
     ResourceError,
     UserError,
     first_line,
-    without_secrets,
 )
 from farthing.evals.tasks import Loaded
 from farthing.evals.tasks.action import load_asked, task_actions
@@ -218,7 +217,7 @@ def _sit(
                 Stopped(
                     step=trainer.state.step,
                     reason="error",
-                    message=f"{type(error).__name__}: {without_secrets(str(error))}",
+                    message=f"{type(error).__name__}: {error}",
                 )
             )
             raise

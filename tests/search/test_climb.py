@@ -81,13 +81,18 @@ def farthing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return Command(capsys)
 
 
+def furnish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text, a recipe and a climb, in the folder that is gone to."""
+    (folder / "titles.txt").write_text("\n".join(LINES) + "\n", "utf-8")
+    (folder / "small.toml").write_text(RECIPE, "utf-8")
+    (folder / "climb.toml").write_text(CLIMB, "utf-8")
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "titles.txt").write_text("\n".join(LINES) + "\n", "utf-8")
-    (tmp_path / "small.toml").write_text(RECIPE, "utf-8")
-    (tmp_path / "climb.toml").write_text(CLIMB, "utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return furnish(tmp_path, monkeypatch)
 
 
 def run_names(folder: Path) -> list[str]:

@@ -25,7 +25,7 @@ from farthing.search.conduct import Signals
 from farthing.search.launch import STOPPED
 from farthing.search.plans import Planner, Price, _understood, beyond, lacks_disk
 from farthing.section import Section
-from search.test_climb import CLIMB, LINES, RECIPE
+from search.test_climb import furnish
 
 PRICE = Price(parameters=1, memory_bytes=1, flops=1.0, seconds=1.0, money=None, refusals=[])
 
@@ -85,10 +85,7 @@ class Pretence:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "titles.txt").write_text("\n".join(LINES) + "\n", "utf-8")
-    (tmp_path / "small.toml").write_text(RECIPE, "utf-8")
-    (tmp_path / "climb.toml").write_text(CLIMB, "utf-8")
-    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path, monkeypatch)
     monkeypatch.setattr(climb_runs, "Job", Pretence)
     monkeypatch.setattr(climb_runs, "shares", lambda workers: [[10 + worker] for worker in range(workers)])
     monkeypatch.setattr(climb_runs, "PAUSE_SECONDS", 0.0)

@@ -45,11 +45,11 @@ def resume_all(folder: Path, *, device: str, deadline: str | None, quiet: bool, 
         raise UserError(f"--all {folder}: no such folder")
     ended: dict[str, int] = {}
     until = None if deadline is None else _moment(deadline)
+    deadline = None if until is None else until.isoformat()
     for run in unfinished(folder):
         if until is not None and until <= datetime.now():
             ended[str(run.path)] = Preempted.exit_code
             break
-        deadline = None if until is None else until.isoformat()
         ended[str(run.path)] = code = _continue(run, device=device, deadline=deadline, quiet=quiet, as_json=as_json)
         if not as_json and not quiet:
             print(f"{legible(str(run.path))}: {in_words(code)}")

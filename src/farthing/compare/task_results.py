@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from farthing.errors import UserError
-from farthing.forms import shaped
+from farthing.forms import Form, shaped
 from farthing.rundir import RunDir
 from farthing.storage import read_json, write_json
 
 VERSION = 1
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Reading(_Form):
+class _Reading(Form):
     value: float | None
     low: float | None
     high: float | None
@@ -29,7 +23,7 @@ class _Reading(_Form):
     verdict: str | None
 
 
-class _Result(_Form):
+class _Result(Form):
     task: str
     metric: str
     items: int
@@ -39,13 +33,13 @@ class _Result(_Form):
     scores: dict[str, _Reading]
 
 
-class _Kept(_Form):
+class _Kept(Form):
     step: int
     when: str
     result: _Result
 
 
-class _File(_Form):
+class _File(Form):
     version: int
     asked: list[_Kept]
 
@@ -70,6 +64,11 @@ def read_tasks(run: RunDir, *, step: int | None = None) -> list[dict[str, Any]]:
     if table["version"] > VERSION:
         raise UserError(f"{run.tasks}: of version {table['version']}; this farthing reads {VERSION}")
     return [dict(one) for one in table["asked"] if step in (None, one["step"])]
+
+
+def latest(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of a task that was asked twice in the same way the later result."""
+    return list({(one["task"], one.get("shots")): one for one in results}.values())
 
 
 def keep_tasks(run: RunDir, step: int, results: Sequence[dict[str, Any]]) -> None:

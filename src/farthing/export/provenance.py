@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 
 from farthing import config
-from farthing.compare.task_results import read_tasks
+from farthing.compare.task_results import latest, read_tasks
 from farthing.data.known import recognised
 from farthing.errors import UserError
 from farthing.events import Evaluated, Sampled, Started, Step, TaskScored, read_events
@@ -232,7 +232,6 @@ def provenance(run: RunDir, *, step: int, private: Private | None = None) -> Pro
 
 def task_scores(results: Sequence[Table]) -> list[TaskScore]:
     """The readings of tasks' results (docs/tasks.md), of a task that was asked twice the later ones."""
-    last = {(one["task"], one["shots"]): one for one in results}
     return [
         TaskScore(
             name=one["task"],
@@ -248,7 +247,7 @@ def task_scores(results: Sequence[Table]) -> list[TaskScore]:
             shots=one["shots"],
             source=file_name(one["source"]),
         )
-        for one in last.values()
+        for one in latest(results)
         for measure, reading in one["scores"].items()
     ]
 

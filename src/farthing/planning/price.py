@@ -313,25 +313,28 @@ def _with_margin(recipe: Recipe, by_limit: dict[str, int]) -> dict[str, int]:
 
 
 def _evaluation_seconds(recipe: Recipe, counts: Counts, timing: Timing) -> float:
-    """One evaluation: a forward pass is a third of a step's work, in fp32 at perhaps half the rate."""
+    """One evaluation."""
     if counts.validation_tokens is None:
         return 0.0
     stride = recipe.evaluate.stride
     rescored = recipe.model.context_length / stride if stride != "context_length" else 1.0
-    per_token = timing.seconds_per_step / (recipe.train.batch_size * recipe.model.context_length)
     readings = 2 if recipe.evaluate.legacy == "titles" else 1
-    return counts.validation_tokens * rescored * readings * per_token * (2 / 3)
+    return _reading_seconds(recipe, timing, counts.validation_tokens * rescored * readings)
+
+
+def _reading_seconds(recipe: Recipe, timing: Timing, tokens: float) -> float:
+    """To score so many tokens: a forward pass is a third of a step's work, in fp32 at perhaps half the rate."""
+    return tokens * timing.seconds_per_step / (recipe.train.batch_size * recipe.model.context_length) * (2 / 3)
 
 
 def _task_seconds(recipe: Recipe, counts: Counts, timing: Timing, steps: int, every: int) -> float:
     """All askings of all tasks: a part of the questions at the cadence, all of them at the end."""
-    per_token = timing.seconds_per_step / (recipe.train.batch_size * recipe.model.context_length)
     tokens = 0.0
     for asked, size in zip(recipe.evaluate.tasks, counts.tasks, strict=bool(counts.tasks)):
         part = 1.0 if asked.limit is None else min(1.0, asked.limit / max(1, size.items))
         before_the_end = (steps - 1) // _in_steps(asked.every, steps, auto=every)
         tokens += size.tokens * (1 + asked.shots) * (before_the_end * part + 1)
-    return tokens * per_token * (2 / 3)
+    return _reading_seconds(recipe, timing, tokens)
 
 
 def _too_little_money(recipe: Recipe, plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from farthing.compare.arms import Arm, group
 from farthing.compare.comparison import Comparison, compare_runs
 from farthing.compare.runs import Gathered, LeftOut, RunRecord
-from farthing.compare.task_results import read_tasks
+from farthing.compare.task_results import latest, read_tasks
 from farthing.errors import FarthingError, UserError
 from farthing.report.course import Story, read_story
 from farthing.rundir import RunDir, read_result
@@ -263,7 +263,6 @@ def read_facts(run: RunDir) -> Facts:
         result = read_result(run)
     except (OSError, ValueError):
         result = {}
-    tasks = {(one["task"], one.get("shots")): one for one in result.get("tasks") or []}
     later = read_tasks(run, step=result["spent"]["steps"]) if result else []
-    tasks |= {(one["result"]["task"], one["result"].get("shots")): one["result"] for one in later}
-    return Facts(read(run.plan), read(run.receipt), result, list(tasks.values()))
+    tasks = latest([*(result.get("tasks") or []), *(one["result"] for one in later)])
+    return Facts(read(run.plan), read(run.receipt), result, tasks)

@@ -143,7 +143,7 @@ def _verified(folder: Path) -> dict[str, Any]:
         sound = manifest["sha256"] == _hash_of(body)
         version = manifest["format"]
         files = {str(name): (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{_MANIFEST} cannot be read ({error})") from None
     if not sound:
         raise DamagedCheckpoint(f"{_MANIFEST} does not match its own checksum")

@@ -23,6 +23,7 @@ class Course:
         peak_flops: this machine's measured matrix-product rate, operations a second, or None.
         log_every: steps between flushes of step events.
         checkpoint_every: steps between checkpoints; 0 saves only at the end.
+        checkpoint_bytes: size of one, as planned.
         background_saves: whether checkpoints are written while training goes on.
         keep: newest checkpoints to keep.
         keep_best: whether to keep the one with the best validation score too.
@@ -41,6 +42,7 @@ class Course:
     peak_flops: float | None
     log_every: int
     checkpoint_every: int
+    checkpoint_bytes: int
     background_saves: bool
     keep: int
     keep_best: bool

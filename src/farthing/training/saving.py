@@ -80,7 +80,7 @@ class Saver:
             step: optimizer steps done.
             snapshot: the tensors in use, not copies.
             protect: a step whose checkpoint is kept whatever its age.
-            at_once: save here and now, with without a copy: somebody waits for it.
+            at_once: save here and now, without a copy: somebody waits for it.
         """
         assert self._under_way is None, "the save before has not been looked at"
         if self._thread is None or at_once:
@@ -190,7 +190,7 @@ class Keeper:
     def expect(self) -> None:
         """Estimate what a save takes from the speed of the disk, before the first one tells."""
         if rate := saving_rate(self._run.path):
-            self.slowest = max(self.slowest, self._bytes() / rate.write)
+            self.slowest = max(self.slowest, self._course.checkpoint_bytes / rate.write)
 
     def save(self, state: State) -> None:
         """Write a checkpoint of this moment and wait for it; a full disk is reported and training goes on."""
@@ -283,16 +283,9 @@ class Keeper:
         message = f"the checkpoint of step {step} could not be written: {reason}; older ones are untouched"
         self._emit(Notice(code="checkpoint_failed", message=message, step=step))
 
-    def _bytes(self) -> int:
-        """How much a checkpoint holds."""
-        parts = [self._stepper.model.state_dict(), self._stepper.optimizer.state()[0]]
-        if self._average is not None:
-            parts.append(self._average.state()[0])
-        return sum(tensor.nbytes for part in parts for tensor in part.values())
-
     def _room(self) -> str:
         """How much a checkpoint needs, and how much of that is missing."""
-        needed = self._bytes()
+        needed = self._course.checkpoint_bytes
         try:
             free = shutil.disk_usage(self._run.path).free
         except OSError:
