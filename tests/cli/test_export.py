@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_averaged_weights_are_what_is_exported(desk: Path) -> None:
     assert made.texts[0].startswith("Show HN: the ")
     best = exportable(RunDir(run.path), checkpoint="best")
     assert best.step == checkpoints.best_step(RunDir(run.path))
+
+
+def test_the_export_of_a_run_that_is_not_finished_says_so(farthing: Command, trained: Path) -> None:
+    half = RunDir(trained / "runs" / "half")
+    shutil.copytree(trained / "runs" / "done", half.path)
+    half.result.unlink()
+    shutil.rmtree(half.checkpoint(6))
+    (note,) = only_object(farthing("export", "half", "out", "--json", "--quiet"))["notes"]
+    assert note == (
+        "half is not finished: these are its weights after step 3 of 6; `farthing resume runs/half` goes on"
+    )
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,13 @@ def alone(gpt: GPT, context: Sequence[int], continuation: Sequence[int]) -> Cont
 def questions(
     seed: int, *, contexts: int = 5, longest: int = CONTEXT, choices: int = 4
 ) -> list[tuple[list[int], list[int]]]:
-    """Contexts that are shared, alone, equal in length, one token long or too long to be read; some with a separator."""
+    """Contexts shared and alone, of equal and of about equal length, of one token and too long; some with a separator."""
     random = Random(seed)
     pairs = []
     for _ in range(contexts):
-        context = [random.randrange(VOCABULARY) for _ in range(random.choice((1, 4, 4, longest, longest + 3)))]
+        context = [
+            random.randrange(VOCABULARY) for _ in range(random.choice((1, 4, 5, longest - 2, longest, longest + 3)))
+        ]
         for _ in range(random.randint(1, choices)):
             pairs.append((context, [random.randrange(VOCABULARY) for _ in range(random.choice((1, 1, 2, 5, 8)))]))
     random.shuffle(pairs)
@@ -225,6 +227,42 @@ def test_a_branch_of_a_cache_goes_on_by_itself() -> None:
     whole = inference.hidden(torch.cat([rows[again], after], 1), torch.cat([segments[again], behind], 1))
     torch.testing.assert_close(found, whole[:, 5:], rtol=0, atol=1e-5)
     assert cache.length == 5
+
+
+@pytest.mark.parametrize("number", range(len(SOME)))
+def test_rows_of_several_lengths_go_on_together_as_each_does_alone(number: int) -> None:
+    gpt, ends, rows = shaken(SOME[number]), [5, 2, 4], tokens(3, 5)
+    within = gpt.section.attention.scope == "document"
+    before = (rows == rows[0, 1]).cumsum(1) if within else None
+    inference, cache = Inference(gpt), KeyValueCache(gpt.section, positions=5)
+    inference.hidden(rows, before, cache=cache)
+    cache.leave_gap(torch.tensor(ends))
+    which = [2, 0, 1, 2]
+    branch = cache.branch(torch.tensor(which), positions=4)
+    for start in (0, 3):  # twice, so that what was added behind the gap is seen too
+        after = tokens(4, 4, seed=9)[:, start : start + 3]
+        last = None if before is None else torch.stack([before[row, ends[row] - 1] for row in which])[:, None]
+        found = inference.hidden(after, None if last is None else last.expand_as(after), cache=branch)
+    for number, row in enumerate(which):
+        whole = torch.cat([rows[row, : ends[row]], tokens(4, 4, seed=9)[number]])[None]
+        segments = None
+        if before is not None:
+            segments = torch.cat([before[row, : ends[row]], before[row, ends[row] - 1].expand(4)])[None]
+        torch.testing.assert_close(found[number, -1], inference.hidden(whole, segments)[0, -1], rtol=0, atol=1e-5)
+
+
+def test_contexts_of_about_one_length_are_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    hidden = Inference.hidden
+
+    def counted(self: Inference, tokens_BT: torch.Tensor, *words: object, **names: object) -> torch.Tensor:
+        passes.append(tuple(tokens_BT.shape))
+        return hidden(self, tokens_BT, *words, **names)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Inference, "hidden", counted)
+    pairs = [([1] * length, [choice, 2]) for length in (8, 7, 6, 5, 2) for choice in (3, 4)]
+    ContinuationScorer(of_kind("learned", "window"), Tokens(), device="cpu", batch_tokens=60).costs(pairs)
+    assert passes == [(3, 8), (6, 1), (1, 5), (2, 1), (1, 2), (2, 1)], "a much shorter one would be mostly padding"
 
 
 # Text to pairs of tokens

@@ -23,7 +23,7 @@ from farthing.search.climb_record import ClimbFolder, Decision, Standing
 from farthing.search.climb_runs import Arms, Refused
 from farthing.search.conduct import Signals
 from farthing.search.launch import STOPPED
-from farthing.search.plans import Planner, Price, _understood, beyond, lacks_disk
+from farthing.search.plans import Planner, Price, _understood, beyond, passes
 from farthing.section import Section
 from search.test_climb import furnish
 
@@ -38,7 +38,7 @@ class Prices(Planner):
 
     def price(self, recipe: Section, limits: SearchLimits) -> tuple[Price, str]:
         """The same for every recipe."""
-        return Price(**{**vars(PRICE), "refusals": self._refusals}), self.reason
+        return Price(**{**vars(PRICE), "refusals": self._refusals, "passing": self._refusals}), self.reason
 
 
 class Pretence:
@@ -178,9 +178,9 @@ def test_too_little_disk_decides_nothing(bench: Path, monkeypatch: pytest.Monkey
     price = _understood(planning._Plans(bench / "runs", "cpu").answer(config.to_table(recipe), text=False))
     assert price is not None
     reason = beyond(SearchLimits(), price)
-    assert "0.00 GB free" in reason and lacks_disk(price, reason)
+    assert "0.00 GB free" in reason and passes(price, reason)
     small = beyond(SearchLimits(max_parameters=1), price)
-    assert small and not lacks_disk(price, small)
+    assert small and not passes(price, small)
     asked, folder, *_ = parts(bench, Prices())
 
     class Filling(Prices):

@@ -321,9 +321,20 @@ def test_weights_are_the_averaged_ones_and_the_asked_ones(run: RunDir) -> None:
         with pytest.raises(UserError, match="there are: 1, 2"):
             checkpoints.weights(run, asked)
     damage(run.checkpoint(1))
-    assert checkpoints.weights(run, "best")[1] == 2, "a damaged best one is passed over"
+    with pytest.raises(CheckpointError, match="step-00000001"):
+        checkpoints.weights(run, "best")
     with pytest.raises(CheckpointError, match="step-00000001"):
         checkpoints.weights(run, "1")
+
+
+@pytest.mark.parametrize(("best", "reason"), [(None, "nothing was evaluated yet"), (1, "step 1 was, and is not kept")])
+def test_other_weights_are_no_answer_to_the_best_ones(run: RunDir, best: int | None, reason: str) -> None:
+    for step in (2, 3):
+        made = snapshot(step)
+        made.state["best_step"] = best
+        checkpoints.save(run, step, made, IDENTITY)
+    with pytest.raises(UserError, match=f"{reason}; say last, or a step of 2, 3"):
+        checkpoints.weights(run, "best")
 
 
 @pytest.mark.parametrize("part", ["recipe", "text"])

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from farthing import __version__, assemble, config
+from farthing import __version__, assemble, config, session
 from farthing.api.checking import publish_check, push_checked
 from farthing.api.trained import tokenizer_of
 from farthing.budget import Budget
@@ -122,9 +122,17 @@ def export_run(
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         remote_code=written.remote_code,
         proof=dict(written.proof),
-        notes=(*written.notes, *(() if pushed is None else pushed.notes)),
+        notes=(*_unfinished(found, made.step), *written.notes, *(() if pushed is None else pushed.notes)),
         pushed=pushed,
     )
+
+
+def _unfinished(run: RunDir, step: int) -> tuple[str, ...]:
+    if run.status() not in ("running", "stopped"):
+        return ()
+    goes_on = "is still being trained" if run.status() == "running" else f"`farthing resume {run.path}` goes on"
+    planned = session.read_plan(run).steps
+    return (f"{run.name} is not finished: these are its weights after step {step:,} of {planned:,}; {goes_on}",)
 
 
 def exportable(

@@ -63,6 +63,7 @@ class _Plans:
             "money": plan.money,
             "steps": plan.steps,
             "refusals": plan.refusals,
+            "passing": plan.passing,
         }
 
     def _read(self, recipe: Any) -> Any:

@@ -25,6 +25,8 @@ from farthing.runtime.device import is_out_of_memory
 
 _BATCH_TOKENS = {"cpu": 1024}
 _BATCH_TOKENS_ELSEWHERE = 32768
+_LEAST_FULL = 0.75
+"""of the longest context of a pass is the length of the shortest"""
 _KEPT = 4
 """times as many positions may be kept for rows as are read in one pass"""
 
@@ -134,7 +136,7 @@ class ContinuationScorer:
         done = told = 0
         while done < len(groups):
             between_passes()
-            batch = _batch(groups, done, self.batch_tokens)
+            batch = _batch(groups, done, self.batch_tokens, self.context_length)
             try:
                 # Entered anew for each batch, so that the caller never runs in scoring state between two.
                 with self._measuring():
@@ -188,13 +190,18 @@ class ContinuationScorer:
         return self._told(rows, x_RTD[wanted_RT], [list(after) for _, after in rows])
 
     def _read_shared(self, batch: Sequence[_Group]) -> _Costs:
-        """Contexts of one length, each read once, and their continuations after them."""
+        """Contexts of about one length, each read once, and their continuations after them."""
         length = len(batch[0].context)
         tokens_GC = self._tokens([np.array(group.context) for group in batch])
         segments_GC = self._segments(tokens_GC, 0)
         cache = KeyValueCache(self._model.section, positions=length)
+        x_GCD = self._inference.hidden(tokens_GC, segments_GC, cache=cache)
+        ends_G = torch.tensor([len(group.context) for group in batch], device=self.device)
+        if len(batch[-1].context) < length:
+            cache.leave_gap(ends_G)
         # The last position of a context tells what the first token of each of its continuations costs.
-        last_GD = self._inference.hidden(tokens_GC, segments_GC, cache=cache)[:, -1]
+        last_GD = x_GCD[torch.arange(len(batch), device=self.device), ends_G - 1]
+        last_G1 = None if segments_GC is None else segments_GC.gather(1, ends_G[:, None] - 1)
         rows = [(index, *row) for index, group in enumerate(batch) for row in group.continuations]
         rows.sort(key=lambda row: len(row[2]))
         which_R = torch.tensor([index for index, _, _ in rows], device=self.device)
@@ -206,20 +213,20 @@ class ContinuationScorer:
             fit = min(self.batch_tokens // reach, _KEPT * self.batch_tokens // (length + reach))
             some = longer[-max(1, fit) :]
             del longer[-len(some) :]
-            costs += self._extended(some, cache, segments_GC, reach)
+            costs += self._extended(some, cache, last_G1, reach)
         return costs
 
     def _extended(
         self,
         rows: Sequence[tuple[int, int, tuple[int, ...]]],
         cache: KeyValueCache,
-        segments_GC: Tensor | None,
+        segments_G1: Tensor | None,
         reach: int,
     ) -> _Costs:
         """The costs of all but the first token of continuations, of `reach` + 1 tokens at most."""
         which_R = torch.tensor([index for index, _, _ in rows], device=self.device)
         tokens_RT = self._tokens([np.array(after[:-1]) for _, _, after in rows])
-        before = 0 if segments_GC is None else segments_GC[which_R, -1:]
+        before = 0 if segments_G1 is None else segments_G1[which_R]
         branch = cache.branch(which_R, positions=reach)
         x_RTD = self._inference.hidden(tokens_RT, self._segments(tokens_RT, before), cache=branch)
         wanted_RT = _spans([0] * len(rows), [len(after) - 1 for _, _, after in rows], x_RTD)
@@ -288,14 +295,17 @@ def _fitting(
         yield before[max(0, len(before) + len(after) - length - 1) :], after
 
 
-def _batch(groups: Sequence[_Group], start: int, tokens: int) -> Sequence[_Group]:
-    """The groups from `start` on that go into one pass of at most `tokens` positions, at least one group."""
-    first = groups[start]
-    shared, length, _ = first.order()
+def _batch(groups: Sequence[_Group], start: int, tokens: int, most: int) -> Sequence[_Group]:
+    """The groups from `start` on that go into one pass of at most `tokens` positions, at least one group.
+
+    Contexts that are shared are padded, so they are of about one length, and no row is longer than `most`.
+    """
+    shared, length, reach = groups[start].order()
     end = start + 1
     while end < len(groups) and (end + 1 - start) * length <= tokens:
-        same = groups[end].order()
-        if same[0] != shared or (shared and same[1] != length):
+        also_shared, shorter, farther = groups[end].order()
+        reach = max(reach, farther)
+        if also_shared != shared or (shared and (shorter < _LEAST_FULL * length or length + reach - 1 > most)):
             break
         end += 1
     return groups[start:end]

@@ -5,6 +5,8 @@ Shapes: B batch, L context length, S positions kept so far, T new positions, H k
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,31 @@ from farthing.recipe.model import Model
 
 _FIRST_ROOM = 1 << 16
 """positions"""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Padding in the middle of rows.
+
+    Args:
+        ends_B: the position of each row that its padding begins at.
+        until: the position that it ends before, in every row.
+    """
+
+    ends_B: Tensor
+    until: int
+
+    def numbers_BT(self, start: int, end: int) -> Tensor:
+        """What the positions start .. end - 1, which lie behind it, count as in their rows."""
+        positions_T = torch.arange(start, end, device=self.ends_B.device)
+        return positions_T - (self.until - self.ends_B)[:, None]
+
+    def open_B1TS(self, start: int, end: int) -> Tensor:
+        """Which of all positions up to `end` the ones from `start` on see: neither padding nor what is later."""
+        positions_S = torch.arange(end, device=self.ends_B.device)
+        padding_BS = (positions_S >= self.ends_B[:, None]) & (positions_S < self.until)
+        later_TS = positions_S > positions_S[start:, None]
+        return ~(padding_BS[:, None, None] | later_TS)
 
 
 class KeyValueCache:
@@ -33,10 +60,19 @@ class KeyValueCache:
         self.length = 0
         self._stores: dict[int, tuple[Tensor, Tensor]] = {}
         self._segments_BL: Tensor | None = None
+        self.gap: Gap | None = None
 
     def clear(self) -> None:
         """Forget every position; the memory is kept for reuse."""
-        self.length = 0
+        self.length, self.gap = 0, None
+
+    def leave_gap(self, ends_B: Tensor) -> None:
+        """Take the positions of each row from ends_B on for padding: rows of several lengths then go on together.
+
+        What comes later does not see them, and is numbered on from where its row ends. Of Inference only.
+        """
+        assert self.gap is None, "one stretch of padding at most"
+        self.gap = Gap(ends_B, self.length)
 
     def append(self, layer: int, keys_BHTK: Tensor, values_BHTK: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values; return all of them so far, [B, H, S + T, K].
@@ -76,6 +112,8 @@ class KeyValueCache:
         self._stores = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._stores.items()}
         if self._segments_BL is not None:
             self._segments_BL = self._segments_BL[rows]
+        if self.gap is not None:
+            self.gap = Gap(self.gap.ends_B[rows], self.gap.until)
 
     @torch.inference_mode()
     def branch(self, rows: Tensor, *, positions: int) -> KeyValueCache:
@@ -92,6 +130,8 @@ class KeyValueCache:
             new._stores[layer] = (keys, values)
         if self._segments_BL is not None:
             new._segments_BL = _longer(self._segments_BL[:, : self.length], rows, 1, new._room)
+        if self.gap is not None:
+            new.gap = Gap(self.gap.ends_B[rows], self.gap.until)
         return new
 
 

@@ -120,6 +120,7 @@ class GPT(nn.Module):
         """
         section, (_, length) = self.section, tokens_BT.shape
         start = 0 if cache is None else cache.length
+        assert cache is None or cache.gap is None, "rows of several lengths go on in Inference only"
         if start + length > section.context_length:
             raise ValueError(f"{start + length} positions do not fit into context_length={section.context_length}")
         x_BTD: Tensor = self.embed(tokens_BT)

@@ -80,23 +80,26 @@ class Inference:
     def hidden(
         self, tokens_BT: Tensor, segments_BT: Tensor | None = None, *, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """What the head reads, [B, T, D]; arguments and errors are those of GPT.hidden."""
+        """What the head reads, [B, T, D]; arguments and errors are those of GPT.hidden, and the cache may have a gap."""
         section, length = self.section, tokens_BT.shape[1]
         start = 0 if cache is None else cache.length
         end = start + length
         if end > section.context_length:
             raise ValueError(f"{end} positions do not fit into context_length={section.context_length}")
+        gap = None if cache is None else cache.gap
+        numbers = slice(start, end) if gap is None else gap.numbers_BT(start, end)
         x_BTD = F.embedding(tokens_BT, self._embed)
         if self._positions is not None:
-            x_BTD += self._positions[start:end]
-        visible = None
+            x_BTD += self._positions[numbers]
+        visible = None if gap is None else gap.open_B1TS(start, end)
         if segments_BT is not None:
             assert section.attention.scope == "document", "segments given to a model that attends to the whole window"
-            visible = visibility(segments_BT, segments_BT if cache is None else cache.append_segments(segments_BT))
+            within = visibility(segments_BT, segments_BT if cache is None else cache.append_segments(segments_BT))
+            visible = within if visible is None else visible & within
         while self._turns is not None and (known := len(self._turns[0])) < end:
             cos_T1K, sin_T1K = self._more_turns(known) or self._turns
             self._turns = torch.cat((self._turns[0], cos_T1K)), torch.cat((self._turns[1], sin_T1K))
-        turns = None if self._turns is None else (self._turns[0][start:end], self._turns[1][start:end])
+        turns = None if self._turns is None else (self._turns[0][numbers], self._turns[1][numbers])
         around = _Around(turns, visible, cache)
         for block in self._blocks:
             x_BTD = block(x_BTD, around)

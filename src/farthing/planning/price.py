@@ -80,6 +80,8 @@ class Plan:
     log_every: int
     fits: bool
     refusals: list[str] = field(default_factory=list)
+    passing: list[str] = field(default_factory=list)
+    """the refusals that say nothing of the recipe: the disk has too little room at this moment"""
     warnings: list[str] = field(default_factory=list)
     trial: Trial | None = None
     """what the settings rest on; None where nothing was tried"""
@@ -196,7 +198,8 @@ def make_plan(
         fallbacks=choice.fallbacks,
     )
     result.warnings.extend(_too_little_money(recipe, result))
-    result.refusals.extend(_refusals(recipe, result, disk_free))
+    result.passing.extend(_passing(recipe, result, disk_free))
+    result.refusals.extend([*_refusals(recipe, result), *result.passing])
     return result
 
 
@@ -347,7 +350,7 @@ def _too_little_money(recipe: Recipe, plan: Plan) -> list[str]:
     ]
 
 
-def _refusals(recipe: Recipe, plan: Plan, disk_free: int) -> list[str]:
+def _refusals(recipe: Recipe, plan: Plan) -> list[str]:
     found = []
     if not plan.fits:
         largest = max(plan.memory, key=lambda term: plan.memory[term])
@@ -362,10 +365,14 @@ def _refusals(recipe: Recipe, plan: Plan, disk_free: int) -> list[str]:
         found.append(f"the model has {size:.1f} MB of fp32 parameters, under limits.min_megabytes={low:g}")
     if high is not None and size > high:
         found.append(f"the model has {size:.1f} MB of fp32 parameters, over limits.max_megabytes={high:g}")
-    copies = recipe.checkpoint.keep + recipe.checkpoint.best + 1
-    if disk_free < copies * plan.checkpoint_bytes:
-        found.append(
-            f"needs {copies * plan.checkpoint_bytes / 1e9:.2f} GB of disk for {copies} checkpoints, "
-            f"{disk_free / 1e9:.2f} GB free; free some, or point --runs at a larger disk"
-        )
     return found
+
+
+def _passing(recipe: Recipe, plan: Plan, disk_free: int) -> list[str]:
+    copies = recipe.checkpoint.keep + recipe.checkpoint.best + 1
+    if disk_free >= copies * plan.checkpoint_bytes:
+        return []
+    return [
+        f"needs {copies * plan.checkpoint_bytes / 1e9:.2f} GB of disk for {copies} checkpoints, "
+        f"{disk_free / 1e9:.2f} GB free; free some, or point --runs at a larger disk"
+    ]

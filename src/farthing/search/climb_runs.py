@@ -15,7 +15,7 @@ from farthing.search.climb_asked import Asked
 from farthing.search.climb_record import ClimbFolder, Standing
 from farthing.search.conduct import PAUSE_SECONDS, TIME_TO_SAVE, Signals
 from farthing.search.launch import STOPPED, Job, score, shares, spent, wait
-from farthing.search.plans import Planner, Price, lacks_disk
+from farthing.search.plans import Planner, Price, passes
 from farthing.section import Section
 
 MOST_SITTINGS = 3
@@ -93,7 +93,7 @@ class Arms:
         """
         if arm.name not in self._prices:
             price, reason = self._planner.price(arm.recipe, self._asked.climb.limits)
-            if lacks_disk(price, reason):
+            if passes(price, reason):
                 raise ResourceError(f"{self._folder.path}: {arm.name}: {reason}; then the same command goes on")
             if reason:
                 raise Refused(reason)

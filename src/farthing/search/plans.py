@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +24,11 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Price:
-    """What one run of a candidate is planned to take; refused where `refusals` says why."""
+    """What one run of a candidate is planned to take; refused where `refusals` says why.
+
+    Args:
+        passing: those refusals that say nothing of the recipe.
+    """
 
     parameters: int
     memory_bytes: int
@@ -32,6 +36,7 @@ class Price:
     seconds: float | None
     money: float | None
     refusals: list[str]
+    passing: list[str] = field(default_factory=list)
 
     def as_planned(self) -> dict[str, float]:
         """What a record keeps of it."""
@@ -43,13 +48,9 @@ class Price:
         }
 
 
-_DISK = " GB of disk for "
-"""what planning/price.py says where the disk has too little room for the checkpoints"""
-
-
-def lacks_disk(price: Price, reason: str) -> bool:
-    """Whether a candidate is refused for little free disk and nothing else: tomorrow the same recipe may fit."""
-    return reason in price.refusals and _DISK in reason
+def passes(price: Price, reason: str) -> bool:
+    """Whether a candidate is refused for what may pass, little free disk, and nothing else: tomorrow it may fit."""
+    return reason in price.passing
 
 
 def beyond(limits: SearchLimits, price: Price) -> str:
@@ -159,4 +160,5 @@ def _understood(answer: dict[str, Any]) -> Price | None:
         seconds=answer["seconds"],
         money=answer["money"],
         refusals=answer["refusals"],
+        passing=answer["passing"],
     )

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,7 @@ class WeightsFile:
     sha256: str
 
 
-def weights(run: RunDir, which: str = "best") -> tuple[dict[str, Tensor], int]:
+def weights(run: RunDir, which: str = "last") -> tuple[dict[str, Tensor], int]:
     """The weights to evaluate or sample from, and their step; arguments and errors are those of `weights_file`."""
     found = weights_file(run, which)
     return read_weights(found.path), found.step
@@ -262,7 +262,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read: {first_line(error)}") from None
 
 
-def weights_file(run: RunDir, which: str = "best") -> WeightsFile:
+def weights_file(run: RunDir, which: str = "last") -> WeightsFile:
     """The file with the weights of a checkpoint, averaged where the run averages them.
 
     Args:
@@ -270,16 +270,20 @@ def weights_file(run: RunDir, which: str = "best") -> WeightsFile:
         which: `best` (lowest validation bits per byte), `last`, or a step number.
 
     Raises:
-        UserError: there is no such step.
+        UserError: there is no such step, or none that was evaluated.
         CheckpointError: there is no valid checkpoint of that description.
     """
     steps = run.checkpoint_steps()
-    if which == "best":
-        steps.sort(key=lambda step: step == best_step(run))
-    elif which != "last":
+    if which == "best" and steps:
+        # Other weights than those that were asked for are no answer, whatever became of these.
+        best = best_step(run)
+        if best not in steps:
+            reason = "nothing was evaluated yet" if best is None else f"step {best} was, and is not kept"
+            raise UserError(f"{run.path}: no best checkpoint: {reason}; say last, or a step of {_listed(steps)}")
+        steps = [best]
+    elif which not in ("best", "last"):
         if not which.isdecimal() or int(which) not in steps:
-            known = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"{run.path}: no checkpoint {which!r}; there are: {known}; or say best or last")
+            raise UserError(f"{run.path}: no checkpoint {which!r}; there are: {_listed(steps)}; or say best or last")
         steps = [int(which)]
     problems = []
     for step in reversed(steps):
@@ -292,6 +296,10 @@ def weights_file(run: RunDir, which: str = "best") -> WeightsFile:
         name = "average.safetensors" if "average.safetensors" in files else "model.safetensors"
         return WeightsFile(folder / name, step, str(files[name]["sha256"]))
     raise CheckpointError(f"{run.path}: no valid checkpoint" + (f": {'; '.join(problems)}" if problems else " yet"))
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
 
 
 def best_step(run: RunDir) -> int | None:
