@@ -25,6 +25,9 @@ from farthing.runtime.device import is_out_of_memory
 
 _BATCH_TOKENS = {"cpu": 1024}
 _BATCH_TOKENS_ELSEWHERE = 32768
+_SHARED = {"cpu": 4}
+"""times as many positions of shared contexts are read at once: the more continuations there are to choose from, the
+less padding they need; where passes are large, there are enough"""
 _LEAST_FULL = 0.75
 """of the longest context of a pass is the length of the shortest"""
 _KEPT = 4
@@ -136,7 +139,7 @@ class ContinuationScorer:
         done = told = 0
         while done < len(groups):
             between_passes()
-            batch = _batch(groups, done, self.batch_tokens, self.context_length)
+            batch = _batch(groups, done, self.batch_tokens, self._shared_tokens, self.context_length)
             try:
                 # Entered anew for each batch, so that the caller never runs in scoring state between two.
                 with self._measuring():
@@ -164,6 +167,10 @@ class ContinuationScorer:
             Continuation(float(cost), len(pair[1]), bool(is_greedy))
             for pair, cost, is_greedy in zip(pairs, nats, greedy, strict=True)
         ]
+
+    @property
+    def _shared_tokens(self) -> int:
+        return self.batch_tokens * _SHARED.get(self.device.type, 1)
 
     def _measuring(self) -> AbstractContextManager[None]:
         # Inference lowers by itself; autocast would only get in its way.
@@ -195,12 +202,11 @@ class ContinuationScorer:
         tokens_GC = self._tokens([np.array(group.context) for group in batch])
         segments_GC = self._segments(tokens_GC, 0)
         cache = KeyValueCache(self._model.section, positions=length)
-        x_GCD = self._inference.hidden(tokens_GC, segments_GC, cache=cache)
         ends_G = torch.tensor([len(group.context) for group in batch], device=self.device)
+        # The last position of a context tells what the first token of each of its continuations costs.
+        last_GD = self._inference.hidden(tokens_GC, segments_GC, cache=cache, only_B=ends_G - 1)[:, 0]
         if len(batch[-1].context) < length:
             cache.leave_gap(ends_G)
-        # The last position of a context tells what the first token of each of its continuations costs.
-        last_GD = x_GCD[torch.arange(len(batch), device=self.device), ends_G - 1]
         last_G1 = None if segments_GC is None else segments_GC.gather(1, ends_G[:, None] - 1)
         rows = [(index, *row) for index, group in enumerate(batch) for row in group.continuations]
         rows.sort(key=lambda row: len(row[2]))
@@ -295,12 +301,15 @@ def _fitting(
         yield before[max(0, len(before) + len(after) - length - 1) :], after
 
 
-def _batch(groups: Sequence[_Group], start: int, tokens: int, most: int) -> Sequence[_Group]:
-    """The groups from `start` on that go into one pass of at most `tokens` positions, at least one group.
+def _batch(
+    groups: Sequence[_Group], start: int, alone_tokens: int, shared_tokens: int, most: int
+) -> Sequence[_Group]:
+    """The groups from `start` on that are read together, at least one.
 
     Contexts that are shared are padded, so they are of about one length, and no row is longer than `most`.
     """
     shared, length, reach = groups[start].order()
+    tokens = shared_tokens if shared else alone_tokens
     end = start + 1
     while end < len(groups) and (end + 1 - start) * length <= tokens:
         also_shared, shorter, farther = groups[end].order()

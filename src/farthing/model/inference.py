@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -78,9 +78,20 @@ class Inference:
 
     @torch.inference_mode()
     def hidden(
-        self, tokens_BT: Tensor, segments_BT: Tensor | None = None, *, cache: KeyValueCache | None = None
+        self,
+        tokens_BT: Tensor,
+        segments_BT: Tensor | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+        only_B: Tensor | None = None,
     ) -> Tensor:
-        """What the head reads, [B, T, D]; arguments and errors are those of GPT.hidden, and the cache may have a gap."""
+        """What the head reads, [B, T, D]; arguments and errors are those of GPT.hidden, and the cache may have a gap.
+
+        Args:
+            tokens_BT, segments_BT, cache: see GPT.hidden.
+            only_B: the one of the T positions that is wanted of each row: the answer is [B, 1, D], and the last block
+                computes nothing else. The cache is filled as ever.
+        """
         section, length = self.section, tokens_BT.shape[1]
         start = 0 if cache is None else cache.length
         end = start + length
@@ -101,8 +112,9 @@ class Inference:
             self._turns = torch.cat((self._turns[0], cos_T1K)), torch.cat((self._turns[1], sin_T1K))
         turns = None if self._turns is None else (self._turns[0][numbers], self._turns[1][numbers])
         around = _Around(turns, visible, cache)
-        for block in self._blocks:
+        for block in self._blocks[:-1]:
             x_BTD = block(x_BTD, around)
+        x_BTD = self._blocks[-1](x_BTD, replace(around, only_B=only_B))
         if cache is not None:
             cache.advance(length)
         return x_BTD if self._norm is None else self._norm(x_BTD)
@@ -123,6 +135,22 @@ class _Around:
     turns: tuple[Tensor, Tensor] | None
     visible_B1TS: Tensor | None
     cache: KeyValueCache | None
+    only_B: Tensor | None = None
+
+    def wanted(self, x_BTX: Tensor) -> Tensor:
+        """Of each row the position that is wanted, [B, 1, ...]; all of them where nothing is said."""
+        if self.only_B is None:
+            return x_BTX
+        return x_BTX[torch.arange(len(x_BTX), device=x_BTX.device), self.only_B][:, None]
+
+    def seen(self, length: int, seen: int) -> Tensor | None:
+        """What the wanted ones of the last T positions see of all S, [B, 1, T, S]."""
+        if self.only_B is None:
+            return self.visible_B1TS
+        if self.visible_B1TS is not None:
+            return self.wanted(self.visible_B1TS[:, 0])[:, None]
+        positions_S = torch.arange(seen, device=self.only_B.device)
+        return (positions_S <= (seen - length + self.only_B)[:, None])[:, None, None]
 
 
 class _Layer:
@@ -136,12 +164,16 @@ class _Layer:
         self.mlp = _feed_forward(block.mlp, make)
 
     def __call__(self, x_BTD: Tensor, around: _Around) -> Tensor:
-        """[B, T, D] to [B, T, D]; x is overwritten."""
+        """[B, T, D] to [B, T, D], or to [B, 1, D] where one position is wanted; x is overwritten."""
         if self.pre:
-            x_BTD += _scaled(self.attention(self.lower(self.attention_norm(x_BTD)), around), self.attention_scale)
+            branch_BTD = self.attention(self.lower(self.attention_norm(x_BTD)), around)
+            x_BTD = around.wanted(x_BTD)
+            x_BTD += _scaled(branch_BTD, self.attention_scale)
             x_BTD += _scaled(self.mlp(self.lower(self.mlp_norm(x_BTD))), self.mlp_scale)
             return x_BTD
-        x_BTD += _scaled(self.attention(self.lower(x_BTD), around), self.attention_scale)
+        branch_BTD = self.attention(self.lower(x_BTD), around)
+        x_BTD = around.wanted(x_BTD)
+        x_BTD += _scaled(branch_BTD, self.attention_scale)
         x_BTD = self.attention_norm(x_BTD)
         x_BTD += _scaled(self.mlp(self.lower(x_BTD)), self.mlp_scale)
         return self.mlp_norm(x_BTD)
@@ -176,14 +208,15 @@ class _Attention:
             v_BTGK = qkv_BTNK.narrow(2, self.both, self.heads[2])
         else:
             q_BTHK, k_BTGK, v_BTGK = torch.split_with_sizes(qkv_BTNK, self.heads, 2)
-        q_BHTK, k_BGSK, v_BGSK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
+        q_BHTK, k_BGSK, v_BGSK = around.wanted(q_BTHK).transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
         if around.cache is not None:
             k_BGSK, v_BGSK = around.cache.append(self.layer, k_BGSK, v_BGSK)
         attend = explicit_attention if length <= self.explicit_up_to else fused_attention
-        y_BTHK = attend(q_BHTK, k_BGSK, v_BGSK, around.visible_B1TS, dropout=0.0).transpose(1, 2)
+        visible = around.seen(length, k_BGSK.shape[2])
+        y_BTHK = attend(q_BHTK, k_BGSK, v_BGSK, visible, dropout=0.0).transpose(1, 2)
         if self.gate is not None:
-            y_BTHK = y_BTHK * torch.sigmoid(self.gate(x_BTD)).unsqueeze(-1)
-        return self.output(self.lower(y_BTHK.reshape(batch, length, -1)))
+            y_BTHK = y_BTHK * torch.sigmoid(self.gate(around.wanted(x_BTD))).unsqueeze(-1)
+        return self.output(self.lower(y_BTHK.reshape(*y_BTHK.shape[:2], -1)))
 
 
 class _Maker:
