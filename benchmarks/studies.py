@@ -116,7 +116,7 @@ class Studies:
         verb, asked = ("search", SEARCHES[study]) if study in SEARCHES else ("climb", CLIMBS[study])
         words = [verb, asked, "evaluate.legacy=titles", "--name", _name(study), "--workers", str(self._workers)]
         if verb == "climb":
-            words.append("climb.judge.looks=[2,3]")
+            words += ["climb.judge.looks=[2,3]", "climb.confirm.ablation=false"]
         out = self._farthing(*words, "--runs", self._runs, "--quiet", "--json")
         told: dict[str, Any] = json.loads(out.splitlines()[-1])
         if verb == "climb":

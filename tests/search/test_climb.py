@@ -130,6 +130,19 @@ def test_a_climb_keeps_rolls_back_refuses_and_confirms(bench: Path, farthing: Co
 
 
 @pytest.mark.slow
+def test_a_climb_goes_on_with_a_larger_budget_until_it_is_confirmed(bench: Path, farthing: Command) -> None:
+    words = ["climb", "climb.toml", "--json", "climb.confirm.ablation=false"]
+    short = json.loads(farthing(*words, "climb.budget.runs=3", "climb.confirm.seeds=0").out.splitlines()[-1])
+    assert short["kept"] == [] and "runs" in short["ended"]
+    longer = json.loads(farthing(*words, "climb.budget.runs=30").out.splitlines()[-1])
+    whole = json.loads(farthing(*words, "--name", "whole").out.splitlines()[-1])
+    same = ("kept", "rolled_back", "refused", "verdict")
+    assert {key: longer[key] for key in same} == {key: whole[key] for key in same}
+    again = farthing(*words, "climb.budget.runs=40")
+    assert again.code == 2 and "holds another climb" in again.err
+
+
+@pytest.mark.slow
 def test_F26_a_climb_that_is_killed_again_and_again_ends_as_if_it_had_not_been(bench: Path, farthing: Command) -> None:
     words = [sys.executable, "-m", "farthing", "climb", "climb.toml", "--name", "cut", "climb.confirm.seeds=0"]
     whole = farthing("climb", "climb.toml", "--name", "whole", "climb.confirm.seeds=0", "--json")

@@ -78,9 +78,10 @@ class Climber:
     # The climb.
 
     def _climb(self) -> None:
-        if self._standing.ended:
+        if self._standing.confirmation is not None:
             return
         try:
+            # Of a climb that has ended nothing is left to do here, unless its budget has been raised since.
             self._base()
             if self._asked.climb.order == "listed":
                 self._listed()

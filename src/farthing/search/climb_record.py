@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -121,7 +122,7 @@ class ClimbFolder:
         Raises:
             UserError: it holds another climb, or cannot be written.
         """
-        if self._is_one() and self.asked.read_text("utf-8") != asked:
+        if self._is_one() and self._deciding(self.asked.read_text("utf-8")) != self._deciding(asked):
             raise UserError(f"{self.path}: holds another climb than this file asks for; choose another --name")
         if self.path.exists() and not self._is_one() and any(self.path.iterdir()):
             raise UserError(f"{self.path}: is there already and is no climb; choose another --name")
@@ -130,6 +131,14 @@ class ClimbFolder:
             write_text(self.asked, asked)
         except OSError as error:
             raise UserError(f"{self.path}: the climb's folder cannot be written: {error.strerror or error}") from None
+
+    def _deciding(self, asked: str) -> dict[str, Any]:
+        """What every verdict so far rests on; the budget and the confirmation may change while nothing is confirmed."""
+        table = tomllib.loads(asked)
+        if self.read().confirmation is None:
+            for name in ("budget", "confirm"):
+                table["climb"].pop(name, None)
+        return table
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold this climb against other processes.
