@@ -29,6 +29,7 @@ from farthing.compare.statistics import compare
 from farthing.recipe import Recipe
 
 REPOSITORY = bench.HERE.parent
+PAGE = REPOSITORY / "docs" / "studies.md"
 SEEDS = "1,2,3"
 DIVERGED = 5
 """exit code of a run whose loss ran away, which is a result"""
@@ -40,7 +41,7 @@ SMALL = [
     "budget.steps=none", "budget.epochs=7", "evaluate.every=end", "evaluate.legacy=titles", "evaluate.references=false",
     "sample.tokens=20",
 ]  # fmt: skip
-# The rate and dropout of study C's smallest model, for all but SGD; twice the epochs cost what SAM's second pass costs.
+# The rate and dropout of study C's smallest model, for all but SGD.
 _C = ["optimizer.lr=2.1e-3", "model.dropout=0.0603"]
 # Study E's rates are those of 124 M parameters and 0.5 M tokens a step; SwiGLU's run diverged there, and may here.
 _E = ["train.order=shuffled", "schedule.warmup=0.1", "optimizer.weight_decay=0.1"]
@@ -50,7 +51,6 @@ ARMS: dict[str, dict[str, list[str]]] = {
         "adamw": ["studies/c-sam", *_C, "optimizer.sharpness.kind=none"],
         "sam": ["studies/c-sam", *_C],
         "asam": ["studies/c-asam", *_C],
-        "adamw-twice": ["studies/c-sam", *_C, "optimizer.sharpness.kind=none", "budget.epochs=14"],
     },
     "e": {
         "baseline": ["studies/e-baseline", *_E],
@@ -98,9 +98,9 @@ class Studies:
             list(pool.map(train, ARMS[study]))
         first = f"{study}-{next(iter(ARMS[study]))}-seed{SEEDS.partition(',')[0]}"
         found = {by: self._compared(self._names(study), first, by) for by in ("bits_per_byte", "legacy_titles")}
-        if study == "c":  # what SAM buys is asked of those that spend as much
+        if study == "c":  # what SAM buys is asked of AdamW, not of SGD
             names = [name for name in self._names(study) if not name.startswith("c-sgd")]
-            found["against adamw-twice"] = self._compared(names, "c-adamw-twice-seed1", "bits_per_byte")
+            found["against adamw"] = self._compared(names, "c-adamw-seed1", "bits_per_byte")
         return {"compared": found}
 
     def _compared(self, names: Sequence[str], baseline: str, by: str) -> dict[str, Any]:
@@ -163,34 +163,52 @@ def _common(scores: Mapping[int, float | None], seeds: int) -> dict[int, float |
 def _told(value: Mapping[str, Any] | None) -> str:
     """A difference for a person, with its interval and its verdict if there is one."""
     if value is None or value.get("difference") is None:
-        return "-"
-    ends = "" if value["low"] is None else f" ({value['low']:+.4f} to {value['high']:+.4f})"
-    return f"{value['difference']:+.4f}{ends} {value.get('verdict', '')}".strip()
+        return ""
+    ends = "" if value["low"] is None else f" ({value['low']:+.3f} to {value['high']:+.3f})"
+    verdict = "" if value.get("verdict") is None else f", {value['verdict']}"
+    return f"{value['difference']:+.3f}{ends}{verdict}"
 
 
-def _row_of_arm(found: Mapping[str, Any], name: str) -> list[str]:
-    cells = []
-    for by in ("bits_per_byte", "legacy_titles"):
-        verdicts = {one["arm"]: one for one in found["compared"][by]["verdicts"]}
-        arm = next(one for one in found["compared"][by]["arms"] if one["arm"] == name)
-        cells.append("-" if arm["mean"] is None else f"{arm['mean']:.4f}")
-        cells.append(_told(verdicts.get(name)))
-    return [name, *cells]
+def _arms_table(compared: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["arm", "bits per byte", "difference", "legacy reading", "difference", "PFLOP"]
+    for arm in compared["bits_per_byte"]["arms"]:
+        cells = []
+        for by in ("bits_per_byte", "legacy_titles"):
+            verdicts = {one["arm"]: one for one in compared[by]["verdicts"]}
+            mean = next(one["mean"] for one in compared[by]["arms"] if one["arm"] == arm["arm"])
+            cells += ["diverged" if mean is None else f"{mean:.4f}", _told(verdicts.get(arm["arm"]))]
+        yield [arm["arm"], *cells, "" if arm["mean"] is None else f"{arm['spent']['flops'] / 1e15:.3f}"]
 
 
-def print_table(study: str, found: Mapping[str, Any]) -> None:
-    """What came of a study, by both readings."""
+def _ladder_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    yield ["change", "outcome", "seeds", "cost", "bits per byte", "legacy reading", "on what grounds"]
+    for one in rows:
+        cost = "" if one["cost"] is None else f"{one['cost']:.2f}"
+        readings = [_told(one.get(by)) for by in ("bits_per_byte", "legacy_titles")]
+        yield [one["name"], one["outcome"], str(one["seeds"]), cost, *readings, one["reason"]]
+
+
+def table(study: str, found: Mapping[str, Any]) -> list[str]:
+    """What came of a study, by both readings, as lines of Markdown."""
     if study in ARMS:
-        rows = [_row_of_arm(found, one["arm"]) for one in found["compared"]["bits_per_byte"]["arms"]]
+        rows = list(_arms_table(found["compared"]))
     elif "by_reading" in found:
-        rows = [
-            [one["name"], one["outcome"], _told(one.get("bits_per_byte")), _told(one.get("legacy_titles"))]
-            for one in found["by_reading"]
-        ]
+        rows = list(_ladder_table(found["by_reading"]))
     else:
-        rows = [[f"{found['best']}"]]
-    for row in rows:
-        print(" | ".join(row))
+        return [f"- {trend['words']}" for trend in found["trends"]]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def write() -> None:
+    """Put the tables into docs/studies.md, between their marks."""
+    text = PAGE.read_text("utf-8")
+    for study, found in bench.read("studies").get("parts", {}).items():
+        before, begin, rest = text.partition(f"<!-- {study}: benchmarks/studies.py writes from here -->\n")
+        _, end, after = rest.partition("<!-- to here -->")
+        assert begin and end, study
+        text = before + begin + "\n".join(table(study, found)) + "\n" + end + after
+    PAGE.write_text(text, "utf-8")
 
 
 def main() -> None:
@@ -199,8 +217,11 @@ def main() -> None:
     parser.add_argument("titles", type=Path, help="hn_titles.txt")
     parser.add_argument("--only", default=",".join(STUDIES))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="train nothing: put the tables into docs/studies.md")
     parser.add_argument("--runs", default="runs/studies", help="in the repository")
     chosen = parser.parse_args()
+    if chosen.write:
+        return write()
     here = REPOSITORY / "hn_titles.txt"
     if not here.exists():
         shutil.copyfile(chosen.titles, here)
@@ -209,7 +230,7 @@ def main() -> None:
         made = Studies(chosen.runs, chosen.workers)
         found = made.carry_out(study)
         bench.merge("studies", study, found)
-        print_table(study, found)
+        print("\n".join(table(study, found)))
         made.report(study, REPOSITORY / "docs" / "studies" / f"{_name(study)}.md")
 
 
