@@ -23,6 +23,7 @@ from farthing.report.advice import Diagnosis, diagnose_all
 from farthing.report.blocks import Document, Section
 from farthing.report.contents import compose
 from farthing.report.material import Material, Question, Tokens, collect
+from farthing.report.search_figures import climb_figure
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;gone\x07\u202egnp'
 VOID = {"meta", "link", "br", "img", "input", "hr", "rect", "path", "circle", "line"}
@@ -310,10 +311,8 @@ def test_a_climb_shows_change_reason_result_and_decision(tmp_path: Path) -> None
                      {"change": "x", "refused": "no"}],
         "held_out": {"final": summary, "base": summary},
     }  # fmt: skip
-    asked = {
-        "recipe": "default",
-        "step": [{"name": "swiglu", "reason": "gates help", "changes": {"model.mlp.kind": "swiglu"}}],
-    }
+    step = {"name": "swiglu", "reason": "gates help", "changes": {"model.mlp.kind": "swiglu"}}
+    asked = {"climb": {"recipe": "default", "step": [step]}, "base": {}}
     document, _ = report(material_of(tmp_path, question=Question("climb", "up", asked, standing)))
     text = " ".join(Page(page.html(document)).text)
     for words in (
@@ -326,6 +325,14 @@ def test_a_climb_shows_change_reason_result_and_decision(tmp_path: Path) -> None
     ):
         assert words in text
     assert "climb-steps" in {figure.name for figure in document.figures}
+
+
+def test_what_lies_beyond_the_frame_of_a_ladder_is_told() -> None:
+    small = [_decision(f"small {number}", "rolled back", 0.02) for number in range(4)]
+    drawn = climb_figure([_decision("large", "kept", -1.1), *small])
+    assert drawn is not None and "-1.100" in drawn.svg
+    within = climb_figure([_decision("as small", "kept", -0.03), *small])
+    assert within is not None and "-0.030" not in within.svg
 
 
 def test_only_reports_are_overwritten(tmp_path: Path) -> None:

@@ -124,6 +124,9 @@ def test_a_climb_keeps_rolls_back_refuses_and_confirms(bench: Path, farthing: Co
     assert (folder / "base-seed1" / "result.json").stat().st_mtime_ns == seen_before
     shown = farthing("climb", "--status", "runs/climb")
     assert "kept:        higher rate" in shown.out and "fresh seeds" in shown.out
+    assert farthing("report", "runs/climb", "--markdown", "--out", "climb.md").code == 0
+    (row,) = [line for line in (bench / "climb.md").read_text("utf-8").splitlines() if line.startswith("| 1. higher")]
+    assert "`optimizer.lr = 0.01`" in row and "1e-4 hardly moves" in row
     (bench / "climb.toml").write_text(CLIMB.replace("looks = [2]", "looks = [2, 3]"), "utf-8")
     other = farthing("climb", "climb.toml")
     assert other.code == 2 and "holds another climb" in other.err

@@ -301,9 +301,7 @@ def _fitting(
         yield before[max(0, len(before) + len(after) - length - 1) :], after
 
 
-def _batch(
-    groups: Sequence[_Group], start: int, alone_tokens: int, shared_tokens: int, most: int
-) -> Sequence[_Group]:
+def _batch(groups: Sequence[_Group], start: int, alone_tokens: int, shared_tokens: int, most: int) -> Sequence[_Group]:
     """The groups from `start` on that are read together, at least one.
 
     Contexts that are shared are padded, so they are of about one length, and no row is longer than `most`.

@@ -133,7 +133,8 @@ def _how(compared: Comparison) -> str:
 def of_climb(material: Material) -> Iterator[Section]:
     """Changes made, the reason for each, what came of it, and what was decided."""
     standing, asked = material.question.found, material.question.asked
-    steps = {step["name"]: step for step in asked.get("step", []) if isinstance(step, dict) and "name" in step}
+    listed = asked.get("climb", {}).get("step", [])
+    steps = {step["name"]: step for step in listed if isinstance(step, dict) and "name" in step}
     decisions = standing.get("decisions", [])
     rows: list[list[str | Cell]] = []
     for number, one in enumerate(decisions, start=1):

@@ -212,7 +212,7 @@ def climb_figure(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
     reach = max(2.5 * sorted(ends)[len(ends) // 2], 1.2 * sorted(ends)[-1 if len(ends) < 4 else -2], 1e-4)
     y = alt.Y("change:N", sort=[row["change"] for row in rows], title=None, axis=alt.Axis(grid=True))
     x = alt.X("difference:Q", title="bits per byte against the best until then; below zero is better",
-              scale=alt.Scale(domain=[-reach, reach]))  # fmt: skip
+              scale=alt.Scale(domain=[-reach, reach], nice=False))  # fmt: skip
     colour = alt.Color(
         "outcome:N", scale=alt.Scale(domain=["kept", "rolled back"], range=[PALETTE[2], REST]), legend=alt.Legend()
     )
@@ -222,7 +222,21 @@ def climb_figure(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
         canvas.chart(whiskers).mark_rule(strokeWidth=2, clip=True).encode(y=y, x="low:Q", x2="high:Q", color=colour),
         canvas.chart(rows).mark_circle(size=60, clip=True).encode(y=y, x=x, color=colour),
     ]
-    caption = "What each change brought against the best until then, with the interval of its last look; cut off at the frame."
+    for side, arrow in ((-1, "left"), (1, "right")):  # what lies outside the frame, with its number
+        beyond = [
+            {**row, "at": side * 0.98 * reach, "told": f"{row['difference']:+.3f}"}
+            for row in rows
+            if side * row["difference"] > reach
+        ]
+        pointed = canvas.chart(beyond)
+        layers += [
+            pointed.mark_point(shape=f"triangle-{arrow}", size=80, filled=True).encode(y=y, x="at:Q", color=colour),
+            pointed.mark_text(align=arrow, dx=-10 * side, color=INK).encode(y=y, x="at:Q", text="told:N"),
+        ]
+    caption = (
+        "What each change brought against the best until then, with the interval of its last look. An arrow points to "
+        "what lies beyond the frame."
+    )
     chart = alt.layer(*layers).properties(width=520, height=max(60, 24 * len(rows)))
     return canvas.render(chart, "climb-steps", caption)
 
