@@ -172,14 +172,16 @@ def _told(value: Mapping[str, Any] | None) -> str:
 
 
 def _arms_table(compared: Mapping[str, Any]) -> Iterator[list[str]]:
-    yield ["arm", "bits per byte", "difference", "legacy reading", "difference", "PFLOP"]
-    for arm in compared["bits_per_byte"]["arms"]:
+    readings = [by for by in ("bits_per_byte", "legacy_titles") if by in compared]
+    named = {"bits_per_byte": "bits per byte", "legacy_titles": "legacy reading"}
+    yield ["arm", "seeds", *(cell for by in readings for cell in (named[by], "difference")), "PFLOP"]
+    for arm in compared[readings[0]]["arms"]:
         cells = []
-        for by in ("bits_per_byte", "legacy_titles"):
+        for by in readings:
             verdicts = {one["arm"]: one for one in compared[by]["verdicts"]}
             mean = next(one["mean"] for one in compared[by]["arms"] if one["arm"] == arm["arm"])
-            cells += ["diverged" if mean is None else f"{mean:.4f}", _told(verdicts.get(arm["arm"]))]
-        yield [arm["arm"], *cells, "" if arm["mean"] is None else f"{arm['spent']['flops'] / 1e15:.3f}"]
+            cells += ["no score" if mean is None else f"{mean:.4f}", _told(verdicts.get(arm["arm"]))]
+        yield [arm["arm"], str(arm["n"]), *cells, f"{arm['spent'].get('flops', 0.0) / 1e15:.3f}"]
 
 
 def _ladder_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
@@ -193,12 +195,18 @@ def _ladder_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
 def table(study: str, found: Mapping[str, Any]) -> list[str]:
     """What came of a study, by both readings, as lines of Markdown."""
     if study in ARMS:
-        rows = list(_arms_table(found["compared"]))
-    elif "by_reading" in found:
-        rows = list(_ladder_table(found["by_reading"]))
-    else:
-        return [f"- {trend['words']}" for trend in found["trends"]]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+        compared = found["compared"]
+        lines = _lines(list(_arms_table(compared)))
+        if "against adamw" in compared:
+            lines += ["", *_lines(list(_arms_table({"bits_per_byte": compared["against adamw"]})))]
+        return lines
+    if "by_reading" in found:
+        return _lines(list(_ladder_table(found["by_reading"])))
+    return [f"- {trend['words']}" for trend in found["trends"]]
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 

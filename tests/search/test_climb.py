@@ -141,8 +141,13 @@ def test_a_climb_goes_on_with_a_larger_budget_until_it_is_confirmed(bench: Path,
     whole = json.loads(farthing(*words, "--name", "whole").out.splitlines()[-1])
     same = ("kept", "rolled_back", "refused", "verdict")
     assert {key: longer[key] for key in same} == {key: whole[key] for key in same}
-    again = farthing(*words, "climb.budget.runs=40")
+    assert "runs" not in longer["ended"] and (bench / "runs" / "climb" / "final.toml").is_file()
+    assert json.loads(farthing(*words, "climb.budget.runs=40").out.splitlines()[-1]) == longer
+    again = farthing(*words, "climb.confirm.seeds=3")
     assert again.code == 2 and "holds another climb" in again.err
+    (bench / "runs" / "climb" / "climb.toml").write_text("climb = 7\n", "utf-8")
+    other = farthing(*words)
+    assert other.code == 2 and "holds another climb" in other.err
 
 
 @pytest.mark.slow

@@ -337,6 +337,11 @@ def test_other_weights_are_no_answer_to_the_best_ones(run: RunDir, best: int | N
         checkpoints.weights(run, "best")
 
 
+def test_an_imported_model_is_its_own_best_one(run: RunDir) -> None:
+    checkpoints.save(run, 0, snapshot(0), IDENTITY)
+    assert checkpoints.weights(run, "best")[1] == 0
+
+
 @pytest.mark.parametrize("part", ["recipe", "text"])
 def test_a_checkpoint_moved_into_another_run_is_refused(story: Path, part: str) -> None:
     from training.story import resume

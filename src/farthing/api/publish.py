@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from farthing.api.checking import publish_check, push_checked
 from farthing.api.trained import tokenizer_of
 from farthing.budget import Budget
 from farthing.data.store import Report
-from farthing.errors import DataError, UserError, need
+from farthing.errors import CheckpointError, DataError, UserError, need
 from farthing.export import Dtype, Exportable, Writer, Written, export, refuse_existing
 from farthing.export.card import Stated, write_card
 from farthing.export.gate import excerpts
@@ -106,7 +106,8 @@ def export_run(
     with Reading(quiet=quiet) as reading:
         made = exportable(found, checkpoint=checkpoint, report=reading)
         reading("writing and comparing", 0, 0)
-        complete = _card(found, made, stated or Stated()) if format == "huggingface" else _nothing
+        notes = _unfinished(found, made.step)
+        complete = _card(found, made, stated or Stated(), notes) if format == "huggingface" else _nothing
         written = export(folder, made, write, dtype=kind, complete=complete)
     pushed = None
     if repository is not None:
@@ -122,7 +123,7 @@ def export_run(
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         remote_code=written.remote_code,
         proof=dict(written.proof),
-        notes=(*_unfinished(found, made.step), *written.notes, *(() if pushed is None else pushed.notes)),
+        notes=(*notes, *written.notes, *(() if pushed is None else pushed.notes)),
         pushed=pushed,
     )
 
@@ -130,9 +131,11 @@ def export_run(
 def _unfinished(run: RunDir, step: int) -> tuple[str, ...]:
     if run.status() not in ("running", "stopped"):
         return ()
-    goes_on = "is still being trained" if run.status() == "running" else f"`farthing resume {run.path}` goes on"
-    planned = session.read_plan(run).steps
-    return (f"{run.name} is not finished: these are its weights after step {step:,} of {planned:,}; {goes_on}",)
+    try:
+        planned = f" of {session.read_plan(run).steps:,}"
+    except CheckpointError:  # an export does without the plan
+        planned = ""
+    return (f"{run.name} is not finished: these are its weights after step {step:,}{planned}",)
 
 
 def exportable(
@@ -172,13 +175,13 @@ def _texts(run: RunDir, recipe: Recipe, report: Report) -> list[str]:
         return []
 
 
-def _card(run: RunDir, made: Exportable, stated: Stated) -> Callable[[Path, Written], None]:
+def _card(run: RunDir, made: Exportable, stated: Stated, notes: Sequence[str]) -> Callable[[Path, Written], None]:
     told, recipe = provenance(run, step=made.step), config.load(Recipe, str(run.recipe))
     changes = config.diff(Recipe(budget=Budget(steps=1)), recipe)
     versions = {"farthing": __version__, **{name: version(name) for name in ("torch", "transformers", "tokenizers")}}
 
     def complete(folder: Path, written: Written) -> None:
-        write_card(folder, told, stated, changes=changes, notes=written.notes, versions=versions)
+        write_card(folder, told, stated, changes=changes, notes=(*notes, *written.notes), versions=versions)
 
     return complete
 

@@ -88,9 +88,10 @@ def _carry_out(asked: Asked, folder: ClimbFolder, workers: int, device: str, *, 
             print(legible(text, encoding=sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
 
     # What is asked, with the base recipe as it is now: a climb that goes on must be the same climb.
-    asks = {"climb": config.to_table(asked.climb), "base": asked.base}
-    folder.make(tomli_w.dumps(asks))
+    asks = tomli_w.dumps({"climb": config.to_table(asked.climb), "base": asked.base})
+    folder.make(asks)
     with folder.locked(), Planner(folder.path, device) as planner:
+        folder.take_over(asks)
         return Climber(asked, folder, planner, say, workers=workers, device=device).run()
 
 

@@ -15,6 +15,7 @@ from farthing.api import Planned, Scored
 from farthing.cli.listing import print_columns as print_columns
 from farthing.cli.listing import write
 from farthing.planning.trial import Tried
+from farthing.rundir import RunDir
 from farthing.sinks.legible import duration, legible, memory, money, quantity
 from farthing.sinks.summary import Summary
 from farthing.sinks.summary import show as show_summary
@@ -130,7 +131,8 @@ def _next_commands(result: Mapping[str, Any], run: str, prompt: str) -> list[str
         "farthing runs" if Path(run).parent == Path("runs") else f"farthing runs --runs {shlex.quote(_folder(run))}",
     ]
     best, last = result.get("best"), result["validation"].get("bits_per_byte")
-    if best and last and best["bits_per_byte"] < last - 0.005:
+    kept = best is not None and RunDir(Path(run)).checkpoint(best["step"]).is_dir()
+    if kept and last and best["bits_per_byte"] < last - 0.005:
         told = f"step {best['step']:,} was better: {best['bits_per_byte']:.4f}"
         commands.insert(0, f"farthing sample {path} --checkpoint best   # {told}")
     return commands

@@ -2,7 +2,7 @@
 
 Pairs that share a context read it once: its keys and values are kept, and each continuation goes on from them.
 
-Shapes: G contexts of one length, C positions of a context, R rows, T positions of a row, N targets, D width.
+Shapes: G contexts of about one length, C positions of a context, R rows, T positions of a row, N targets, D width.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 
 from farthing.errors import ResourceError, first_line
 from farthing.evals.forward import Precision, between_passes, chunked_logits, measuring, pad_rows
-from farthing.model.cache import KeyValueCache
+from farthing.model.cache import KeyValueCache, cache_bytes
 from farthing.model.gpt import GPT
 from farthing.model.inference import Inference
 from farthing.runtime.device import is_out_of_memory
 
 _BATCH_TOKENS = {"cpu": 1024}
 _BATCH_TOKENS_ELSEWHERE = 32768
-_SHARED = {"cpu": 4}
-"""times as many positions of shared contexts are read at once: the more continuations there are to choose from, the
-less padding they need; where passes are large, there are enough"""
+_SHARED, _SHARED_BYTES = 4, 128 << 20
+"""on a CPU so many times as many positions of shared contexts are read at once, if their keys and values stay under so
+many bytes: the more continuations there are to choose from, the less padding they need. Elsewhere passes are large."""
 _LEAST_FULL = 0.75
 """of the longest context of a pass is the length of the shortest"""
 _KEPT = 4
-"""times as many positions may be kept for rows as are read in one pass"""
+"""times as many positions may be kept for rows as batch_tokens"""
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """a context and its continuation, as tokens"""
@@ -97,7 +97,8 @@ class ContinuationScorer:
         device: where the model is.
         precision: number format of the forward pass; logits are made fp32 and sums are float64 always.
         batch_tokens: positions in one forward pass; None takes a number that suits the device. Halved where memory
-            runs out. Changes costs by rounding alone.
+            runs out. Changes costs by rounding alone. On a CPU, without a number given, contexts that are shared may be
+            read more at once.
     """
 
     def __init__(
@@ -110,10 +111,14 @@ class ContinuationScorer:
         batch_tokens: int | None = None,
     ) -> None:
         self.device = torch.device(device)
+        given = batch_tokens is not None
         if batch_tokens is None:
             batch_tokens = _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS_ELSEWHERE)
         assert batch_tokens >= 1, batch_tokens
         self.batch_tokens, self.context_length = batch_tokens, model.section.context_length
+        room = _SHARED_BYTES // (cache_bytes(model.section) // model.section.context_length)
+        many = self.device.type == "cpu" and not given
+        self._shared_tokens = max(batch_tokens, min(_SHARED * batch_tokens, room)) if many else batch_tokens
         self._model = model
         self._separator = tokenizer.separator if model.section.attention.scope == "document" else None
         with self._measuring():
@@ -163,14 +168,11 @@ class ContinuationScorer:
                 length = len(batch[0].context)
                 raise ResourceError(f"one continuation after {length} tokens does not fit in memory: {reason}")
             self.batch_tokens //= 2
+            self._shared_tokens = self.batch_tokens
         return [
             Continuation(float(cost), len(pair[1]), bool(is_greedy))
             for pair, cost, is_greedy in zip(pairs, nats, greedy, strict=True)
         ]
-
-    @property
-    def _shared_tokens(self) -> int:
-        return self.batch_tokens * _SHARED.get(self.device.type, 1)
 
     def _measuring(self) -> AbstractContextManager[None]:
         # Inference lowers by itself; autocast would only get in its way.

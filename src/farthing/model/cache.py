@@ -1,4 +1,4 @@
-"""KeyValueCache: what attention has already computed of the tokens before, for generation one token at a time.
+"""KeyValueCache: what attention has already computed of the tokens before, for generation and for continuations.
 
 Shapes: B batch, L context length, S positions kept so far, T new positions, H key/value heads, K width of a head.
 """

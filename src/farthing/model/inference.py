@@ -89,8 +89,8 @@ class Inference:
 
         Args:
             tokens_BT, segments_BT, cache: see GPT.hidden.
-            only_B: the one of the T positions that is wanted of each row: the answer is [B, 1, D], and the last block
-                computes nothing else. The cache is filled as ever.
+            only_B: the one of the T positions that is wanted of each row: the answer is [B, 1, D], and what the
+                last block does after the projections is done for it alone. The cache is filled as ever.
         """
         section, length = self.section, tokens_BT.shape[1]
         start = 0 if cache is None else cache.length

@@ -133,7 +133,8 @@ def _how(compared: Comparison) -> str:
 def of_climb(material: Material) -> Iterator[Section]:
     """Changes made, the reason for each, what came of it, and what was decided."""
     standing, asked = material.question.found, material.question.asked
-    listed = asked.get("climb", {}).get("step", [])
+    climb = asked.get("climb")
+    listed = climb.get("step", []) if isinstance(climb, dict) else []
     steps = {step["name"]: step for step in listed if isinstance(step, dict) and "name" in step}
     decisions = standing.get("decisions", [])
     rows: list[list[str | Cell]] = []

@@ -234,8 +234,8 @@ def climb_figure(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
             pointed.mark_text(align=arrow, dx=-10 * side, color=INK).encode(y=y, x="at:Q", text="told:N"),
         ]
     caption = (
-        "What each change brought against the best until then, with the interval of its last look. An arrow points to "
-        "what lies beyond the frame."
+        "What each change brought against the best until then, with the interval of its last look, cut off "
+        "at the frame. An arrow points to what lies beyond it."
     )
     chart = alt.layer(*layers).properties(width=520, height=max(60, 24 * len(rows)))
     return canvas.render(chart, "climb-steps", caption)

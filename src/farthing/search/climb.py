@@ -78,10 +78,13 @@ class Climber:
     # The climb.
 
     def _climb(self) -> None:
-        if self._standing.confirmation is not None:
+        if self._standing.ended and (self._standing.confirmation is not None or self._all_settled()):
             return
+        if self._standing.ended:  # its budget was spent, and may have been raised since
+            self._standing.ended = ""
+            self._folder.write(self._standing)
+            self._folder.final.unlink(missing_ok=True)
         try:
-            # Of a climb that has ended nothing is left to do here, unless its budget has been raised since.
             self._base()
             if self._asked.climb.order == "listed":
                 self._listed()
@@ -125,6 +128,9 @@ class Climber:
                 return
             left = [step for step in left if step.name in {one.name for one in better} - {best.name}]
             number += 1
+
+    def _all_settled(self) -> bool:
+        return all(self._is_settled(step.name) for step in self._asked.climb.step)
 
     def _is_settled(self, name: str) -> bool:
         return any(one.name == name for one in self._standing.decisions)

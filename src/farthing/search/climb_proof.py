@@ -51,19 +51,19 @@ class Proof:
                 self._say(f"confirming {final.name} against the base over {proof.seeds} fresh seeds")
                 standing.confirmation = self._confirmed(final, base, seeds)
                 self._folder.write(standing)
+            if standing.held_out is None:
+                standing.held_out = self._held_out(final, base, seeds)
+                self._folder.write(standing)
             if proof.ablation and not standing.ablation and len(standing.kept) > 1:
                 standing.ablation = self._ablated(final, seeds)
                 self._folder.write(standing)
         except BudgetSpent as spent:
-            standing.ended = f"{standing.ended}; {spent}"
-            self._folder.write(standing)
-            return
+            if str(spent) not in standing.ended:
+                standing.ended = f"{standing.ended}; {spent}"
+                self._folder.write(standing)
         except Refused as refused:
             what = f"the confirmation is refused: {refused}; once that is mended, {_GOES_ON}"
             raise UserError(f"{self._folder.path}: {what}") from None
-        if standing.held_out is None:
-            standing.held_out = self._held_out(final, base, seeds)
-            self._folder.write(standing)
 
     def _confirmed(self, final: Arm, base: Arm, seeds: Sequence[int]) -> dict[str, Any]:
         self._arms.train(base, seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -122,9 +122,9 @@ class ClimbFolder:
         Raises:
             UserError: it holds another climb, or cannot be written.
         """
-        if self._is_one() and self._deciding(self.asked.read_text("utf-8")) != self._deciding(asked):
-            raise UserError(f"{self.path}: holds another climb than this file asks for; choose another --name")
-        if self.path.exists() and not self._is_one() and any(self.path.iterdir()):
+        if self._is_one():
+            return self._check(asked)
+        if self.path.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path}: is there already and is no climb; choose another --name")
         try:
             self._arms.mkdir(parents=True, exist_ok=True)
@@ -132,13 +132,20 @@ class ClimbFolder:
         except OSError as error:
             raise UserError(f"{self.path}: the climb's folder cannot be written: {error.strerror or error}") from None
 
-    def _deciding(self, asked: str) -> dict[str, Any]:
-        """What every verdict so far rests on; the budget and the confirmation may change while nothing is confirmed."""
-        table = tomllib.loads(asked)
-        if self.read().confirmation is None:
-            for name in ("budget", "confirm"):
-                table["climb"].pop(name, None)
-        return table
+    def take_over(self, asked: str) -> None:
+        """Note what is asked from now on, which may differ in what no verdict rests on; the climb must be held.
+
+        Raises:
+            UserError: it has become another climb.
+        """
+        self._check(asked)
+        if self.asked.read_text("utf-8") != asked:
+            write_text(self.asked, asked)
+
+    def _check(self, asked: str) -> None:
+        confirmed = self.read().confirmation is not None
+        if _deciding(config.read_toml(self.asked), confirmed) != _deciding(tomllib.loads(asked), confirmed):
+            raise UserError(f"{self.path}: holds another climb than this file asks for; choose another --name")
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold this climb against other processes.
@@ -206,3 +213,14 @@ class ClimbFolder:
 
 def _numbered(slug: str, number: int) -> str:
     return slug if number == 0 else f"{slug}-{number + 1}"
+
+
+def _deciding(asked: Mapping[str, Any], confirmed: bool) -> Mapping[str, Any]:
+    """What verdicts rest on: all but the budget, and of the confirmation its seeds once it has been made."""
+    climb = asked.get("climb")
+    if not isinstance(climb, dict):
+        return asked
+    kept = {name: value for name, value in climb.items() if name not in ("budget", "confirm")}
+    proof = climb.get("confirm")
+    seeds = proof.get("seeds") if confirmed and isinstance(proof, dict) else None
+    return {**asked, "climb": kept, "seeds": seeds}

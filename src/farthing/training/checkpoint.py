@@ -276,11 +276,7 @@ def weights_file(run: RunDir, which: str = "last") -> WeightsFile:
     steps = run.checkpoint_steps()
     if which == "best" and steps:
         # Other weights than those that were asked for are no answer, whatever became of these.
-        best = best_step(run)
-        if best not in steps:
-            reason = "nothing was evaluated yet" if best is None else f"step {best} was, and is not kept"
-            raise UserError(f"{run.path}: no best checkpoint: {reason}; say last, or a step of {_listed(steps)}")
-        steps = [best]
+        steps = [_best_of(run)]
     elif which not in ("best", "last"):
         if not which.isdecimal() or int(which) not in steps:
             raise UserError(f"{run.path}: no checkpoint {which!r}; there are: {_listed(steps)}; or say best or last")
@@ -296,6 +292,18 @@ def weights_file(run: RunDir, which: str = "last") -> WeightsFile:
         name = "average.safetensors" if "average.safetensors" in files else "model.safetensors"
         return WeightsFile(folder / name, step, str(files[name]["sha256"]))
     raise CheckpointError(f"{run.path}: no valid checkpoint" + (f": {'; '.join(problems)}" if problems else " yet"))
+
+
+def _best_of(run: RunDir) -> int:
+    best, steps = best_step(run), run.checkpoint_steps()
+    if best not in steps:  # a run that goes on may have saved a better one in between
+        best, steps = best_step(run), run.checkpoint_steps()
+    if best in steps:
+        return best
+    if steps == [0]:
+        return 0  # an imported model, which is the only one there is
+    reason = "nothing was evaluated yet" if best is None else f"step {best} was, and is not kept"
+    raise UserError(f"{run.path}: no best checkpoint: {reason}; say last, or a step of {_listed(steps)}")
 
 
 def _listed(steps: Sequence[int]) -> str:
