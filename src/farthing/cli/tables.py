@@ -131,8 +131,8 @@ def _next_commands(result: Mapping[str, Any], run: str, prompt: str) -> list[str
         "farthing runs" if Path(run).parent == Path("runs") else f"farthing runs --runs {shlex.quote(_folder(run))}",
     ]
     best, last = result.get("best"), result["validation"].get("bits_per_byte")
-    kept = best is not None and RunDir(Path(run)).checkpoint(best["step"]).is_dir()
-    if kept and last and best["bits_per_byte"] < last - 0.005:
+    better = best and last and best["bits_per_byte"] < last - 0.005
+    if best and better and RunDir(Path(run)).checkpoint(best["step"]).is_dir():
         told = f"step {best['step']:,} was better: {best['bits_per_byte']:.4f}"
         commands.insert(0, f"farthing sample {path} --checkpoint best   # {told}")
     return commands

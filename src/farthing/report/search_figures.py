@@ -228,10 +228,10 @@ def climb_figure(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
             for row in rows
             if side * row["difference"] > reach
         ]
-        pointed = canvas.chart(beyond)
+        pointed, aligned = canvas.chart(beyond), {"align": arrow, "dx": -10 * side}
         layers += [
             pointed.mark_point(shape=f"triangle-{arrow}", size=80, filled=True).encode(y=y, x="at:Q", color=colour),
-            pointed.mark_text(align=arrow, dx=-10 * side, color=INK).encode(y=y, x="at:Q", text="told:N"),
+            pointed.mark_text(color=INK, **aligned).encode(y=y, x="at:Q", text="told:N"),
         ]
     caption = (
         "What each change brought against the best until then, with the interval of its last look, cut off "
