@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -222,16 +222,17 @@ def climb_figure(decisions: Sequence[Mapping[str, Any]]) -> Figure | None:
         canvas.chart(whiskers).mark_rule(strokeWidth=2, clip=True).encode(y=y, x="low:Q", x2="high:Q", color=colour),
         canvas.chart(rows).mark_circle(size=60, clip=True).encode(y=y, x=x, color=colour),
     ]
-    for side, arrow in ((-1, "left"), (1, "right")):  # what lies outside the frame, with its number
+    sides: tuple[tuple[int, Literal["left", "right"]], ...] = ((-1, "left"), (1, "right"))
+    for side, arrow in sides:  # what lies outside the frame, with its number
         beyond = [
             {**row, "at": side * 0.98 * reach, "told": f"{row['difference']:+.3f}"}
             for row in rows
             if side * row["difference"] > reach
         ]
-        pointed, aligned = canvas.chart(beyond), {"align": arrow, "dx": -10 * side}
+        pointed = canvas.chart(beyond)
         layers += [
             pointed.mark_point(shape=f"triangle-{arrow}", size=80, filled=True).encode(y=y, x="at:Q", color=colour),
-            pointed.mark_text(color=INK, **aligned).encode(y=y, x="at:Q", text="told:N"),
+            pointed.mark_text(align=arrow, dx=-10 * side, color=INK).encode(y=y, x="at:Q", text="told:N"),
         ]
     caption = (
         "What each change brought against the best until then, with the interval of its last look, cut off "
