@@ -106,6 +106,17 @@ def whole(questions: Path, part: Path) -> dict[str, Any]:
     return found
 
 
+def tell_turns(found: dict[str, Any]) -> None:
+    """Rates, ratios and how far the answers lie apart."""
+    print(f"{found['questions']} questions in turn{'questions/s':>18}{'least':>9}{'most':>9}")
+    for name, rate in found["questions_per_second"].items():
+        print(f"{name:<24}{rate['median']:>14,.1f}{rate['least']:>9,.1f}{rate['most']:>9,.1f}")
+    for name, value in found["ratios"].items():
+        print(f"  {name}: {bench.told(value)}")
+    for name, value in found["largest_difference_nats"].items():
+        print(f"  largest difference from {name}: {value:.2g} nats")
+
+
 def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,17 +137,6 @@ def main() -> None:
             for name, one in every.items():
                 print(f"all {one['questions']:,} questions, {name}: {one['seconds']:.0f} s")
             bench.merge("tasks", "all", {"shape": SHAPE.as_dict(), **every})
-
-
-def tell_turns(found: dict[str, Any]) -> None:
-    """Rates, ratios and how far the answers lie apart."""
-    print(f"{found['questions']} questions in turn{'questions/s':>18}{'least':>9}{'most':>9}")
-    for name, rate in found["questions_per_second"].items():
-        print(f"{name:<24}{rate['median']:>14,.1f}{rate['least']:>9,.1f}{rate['most']:>9,.1f}")
-    for name, value in found["ratios"].items():
-        print(f"  {name}: {bench.told(value)}")
-    for name, value in found["largest_difference_nats"].items():
-        print(f"  largest difference from {name}: {value:.2g} nats")
 
 
 if __name__ == "__main__":
