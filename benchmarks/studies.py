@@ -3,7 +3,8 @@
     python benchmarks/studies.py TITLES.txt                     (about two hours; stopped, the same command goes on)
     python benchmarks/studies.py TITLES.txt --only a,c --workers 2
 
-20,000 titles, seven epochs, models of one to four million parameters, three seeds where seeds are compared. Studies A
+20,000 titles (10,000 for the long list), seven epochs, models of one to four million parameters, three seeds where seeds
+are compared. Studies A
 and titles are climbs, D is a search, C and E are arms that are compared. Runs stay in --runs, so that every verb can
 look at them again; what was found goes to benchmarks/results/studies.json, and the reports go to docs/studies/.
 Each run gets a thread of its own, so numbers of seconds are not those of a run that has the machine to itself.
@@ -59,10 +60,10 @@ ARMS: dict[str, dict[str, list[str]]] = {
         "swiglu-rmsnorm-gqa-rope": ["studies/e-swiglu-rmsnorm-gqa-rope", "model.n_kv_head=2", *_E],
     },
 }
-# Three seeds for each change of the ladder; of the long list, a third only where two do not tell.
+# Three seeds for each change of the ladder; of the long list, a third only where two do not tell, and half of the text.
 CLIMBS = {
     "a": ["benchmarks/climbs/study-a.toml"],
-    "titles": ["titles", "climb.judge.looks=[2,3]", "climb.confirm.ablation=false"],
+    "titles": ["titles", "data.limit=10000", "climb.judge.looks=[2,3]", "climb.confirm.ablation=false"],
 }
 SEARCHES = {"d": ["benchmarks/searches/study-d.toml"]}
 STUDIES = ("a", "c", "d", "e", "titles")
