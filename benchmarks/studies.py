@@ -4,10 +4,9 @@
     python benchmarks/studies.py TITLES.txt --only a,c --workers 2
 
 20,000 titles (10,000 for the long list), seven epochs, models of one to four million parameters, three seeds where seeds
-are compared. Studies A
-and titles are climbs, D is a search, C and E are arms that are compared. Runs stay in --runs, so that every verb can
-look at them again; what was found goes to benchmarks/results/studies.json, and the reports go to docs/studies/.
-Each run gets a thread of its own, so numbers of seconds are not those of a run that has the machine to itself.
+are compared. Studies A and titles are climbs, D is a search, C and E are arms that are compared. Runs stay in --runs, so
+that every verb can look at them again; what was found goes to benchmarks/results/studies.json, and the reports go to
+docs/studies/. Each run gets a thread of its own, so numbers of seconds are not those of a run that has the machine to itself.
 """
 
 from __future__ import annotations
