@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from cli.small import Command
+from farthing.cli.reporting import _title
 
 
 def test_a_run_is_reported_in_its_own_folder(farthing: Command, trained: Path) -> None:
@@ -91,3 +92,8 @@ def test_no_torch_is_imported_for_a_report(trained: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=trained, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_title_names_each_arm_once() -> None:
+    assert _title(["runs/base-seed1", "base-seed2", "base-seed10", "wide-seed1"]) == "base, wide"
+    assert _title(["a", "b", "c", "runs/d/", "e*", "f", "g"]) == "a, b, c, d, e* and 2 more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from farthing.report.material import Material, Question, Tokens
 
 _NAME = "report"
+_NAMED = 5
+"""arms in a title"""
 
 
 def register(app: typer.Typer) -> None:
@@ -119,7 +122,14 @@ def _question(named: Sequence[str], runs: Path) -> tuple[Question, Path, Gathere
     if len(found.runs) == 1 and len(named) == 1 and found.runs[0].path.name == Path(named[0]).name:
         return Question("run", found.runs[0].name), found.runs[0].path, found
     parents = list(dict.fromkeys(run.path.parent for run in found.runs))
-    return Question("runs", " ".join(named)), parents[0], found
+    return Question("runs", _title(named)), parents[0], found
+
+
+def _title(named: Sequence[str]) -> str:
+    """What was named, each arm once: a shell makes twelve names of `base-* deeper-*`."""
+    arms = list(dict.fromkeys(re.sub(r"-seed\d+$", "", Path(name).name or name) for name in named))
+    more = len(arms) - _NAMED
+    return ", ".join(arms[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _of_folder(place: Path) -> Question | None:
