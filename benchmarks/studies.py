@@ -91,6 +91,8 @@ class Studies:
         where = self._names(study) if study in ARMS else [f"{self._runs}/{_name(study)}"]
         out.parent.mkdir(parents=True, exist_ok=True)
         self._farthing("report", *where, "--markdown", "--out", str(out.relative_to(REPOSITORY)), "--runs", self._runs)
+        for picture in out.parent.glob(f"{out.stem}-figures/*.png"):
+            picture.unlink()  # the page shows the SVGs, and a repository need not carry both
 
     def _arms(self, study: str) -> dict[str, Any]:
         def train(arm: str) -> None:
