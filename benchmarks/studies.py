@@ -1,4 +1,4 @@
-"""The five studies again at a size for two cores, by our own verbs: which of their findings hold, and by which reading.
+"""Published studies again at a size for two cores, by our own verbs: which of their findings hold, by which reading.
 
     python benchmarks/studies.py TITLES.txt                     (about two hours; stopped, the same command goes on)
     python benchmarks/studies.py TITLES.txt --only a,c --workers 2
