@@ -135,6 +135,14 @@ def merge(name: str, part: str, results: Mapping[str, Any]) -> None:
     print(f"{part}: written to {path.relative_to(HERE.parent)}", flush=True)
 
 
+def put_between(page: Path, begin: str, end: str, lines: Sequence[str]) -> None:
+    """Replace what a page has between two marks."""
+    before, found, rest = page.read_text("utf-8").partition(f"{begin}\n")
+    _, also, after = rest.partition(end)
+    assert found and also, f"{page}: no {begin}"
+    page.write_text(before + found + "\n".join(lines) + f"\n{also}{after}", "utf-8")
+
+
 def _stamp() -> dict[str, Any]:
     # Of a file its name alone: where it lay on this machine is nobody's business.
     words = [Path(word).name if os.sep in word and Path(word).exists() else word for word in sys.argv[1:]]

@@ -214,13 +214,9 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write() -> None:
     """Put the tables into docs/studies.md, between their marks."""
-    text = PAGE.read_text("utf-8")
     for study, found in bench.read("studies").get("parts", {}).items():
-        before, begin, rest = text.partition(f"<!-- {study}: benchmarks/studies.py writes from here -->\n")
-        _, end, after = rest.partition("<!-- to here -->")
-        assert begin and end, study
-        text = before + begin + "\n".join(table(study, found)) + "\n" + end + after
-    PAGE.write_text(text, "utf-8")
+        begin = f"<!-- {study}: benchmarks/studies.py writes from here -->"
+        bench.put_between(PAGE, begin, "<!-- to here -->", table(study, found))
 
 
 def main() -> None:

@@ -214,9 +214,7 @@ def main() -> None:
     lines = table()
     print("\n".join(lines))
     if parser.parse_args().write:
-        text = README.read_text("utf-8")
-        before, rest = text.split(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.split(END)[1]}", "utf-8")
+        bench.put_between(README, BEGIN, END, lines)
 
 
 if __name__ == "__main__":
