@@ -112,7 +112,7 @@ class Studies:
     def _compared(self, names: Sequence[str], baseline: str, by: str) -> dict[str, Any]:
         words = ["compare", *names, "--baseline", baseline, "--by", by, "--runs", self._runs, "--json"]
         made = json.loads(self._farthing(*words).splitlines()[-1])
-        arms = [{key: one[key] for key in _KEPT} for one in made["arms"]]
+        arms = [{key: one[key] for key in _KEPT if key in one} for one in made["arms"]]
         return {"arms": arms, "verdicts": made["verdicts"], "notes": made["notes"]}
 
     def _names(self, study: str) -> list[str]:
@@ -134,6 +134,8 @@ class Studies:
         arms = {arm.name: arm for arm in group(gather([str(folder)], runs=folder, recipe=Recipe).runs)[0]}
         for one in standing["decisions"]:
             row = {key: one[key] for key in ("name", "outcome", "reason", "seeds", "cost")}
+            if one["arm"] in arms:
+                row["legacy_coverage"] = arms[one["arm"]].legacy_coverage
             if one["arm"] in arms and one["against"] in arms:
                 for by in ("bits_per_byte", "legacy_titles"):
                     scores = [_common(arms[one[key]].scores(by), one["seeds"]) for key in ("arm", "against")]
@@ -152,7 +154,7 @@ class Studies:
         return done.stdout
 
 
-_KEPT = ("arm", "mean", "sd", "n", "low", "high", "parameters", "spent")
+_KEPT = ("arm", "mean", "sd", "n", "low", "high", "legacy_coverage", "parameters", "spent")
 
 
 def _name(study: str) -> str:
@@ -187,11 +189,12 @@ def _arms_table(compared: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _ladder_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    yield ["change", "outcome", "seeds", "cost", "bits per byte", "legacy reading", "on what grounds"]
+    yield ["change", "outcome", "seeds", "cost", "bits per byte", "legacy reading", "which looks at", "on what grounds"]
     for one in rows:
         cost = "" if one["cost"] is None else f"{one['cost']:.2f}"
         readings = [_told(one.get(by)) for by in ("bits_per_byte", "legacy_titles")]
-        yield [one["name"], one["outcome"], str(one["seeds"]), cost, *readings, one["reason"]]
+        seen = "" if one.get("legacy_coverage") is None else f"{one['legacy_coverage']:.0%}"
+        yield [one["name"], one["outcome"], str(one["seeds"]), cost, *readings, seen, one["reason"]]
 
 
 def table(study: str, found: Mapping[str, Any]) -> list[str]:

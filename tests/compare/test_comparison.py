@@ -149,6 +149,30 @@ def test_the_legacy_reading_only_where_it_was_taken(runs: Path, tmp_path: Path) 
         compared(runs, by="legacy_titles")
 
 
+def test_a_legacy_reading_that_looks_at_less_is_told(tmp_path: Path) -> None:
+    taken = {"legacy_titles": 1.2, "legacy_coverage": 0.94}
+    write_run(tmp_path, "base", yardstick=taken)
+    write_run(tmp_path, "deep", recipe={"model.n_layer": 6}, yardstick=taken)
+    alike = compared(tmp_path, by="legacy_titles")
+    assert not any("looks at" in note for note in alike.notes)
+    assert [arm["legacy_coverage"] for arm in alike.as_dict()["arms"]] == [0.94, 0.94]
+
+    half = {"legacy_titles": 0.7, "legacy_coverage": 0.5}
+    write_run(tmp_path, "long", recipe={"model.context_length": 512}, yardstick=half)
+    found = compared(tmp_path, by="legacy_titles")
+    (told,) = [note for note in found.notes if "looks at" in note]
+    assert told.startswith("legacy_titles looks at 50.0% of the held-out tokens for long and at 94.0% for base")
+    honest = compared(tmp_path)
+    assert not any("looks at" in note for note in honest.notes)
+    assert "legacy_coverage" not in honest.as_dict()["arms"][0]
+
+    write_run(
+        tmp_path, "huge", recipe={"train.batch_size": 512}, yardstick={"legacy_titles": None, "legacy_coverage": 0}
+    )
+    with pytest.raises(UserError, match="huge has no legacy_titles reading: its held-out text fills no whole batch"):
+        compared(tmp_path, by="legacy_titles")
+
+
 def test_one_run_an_arm_is_judged_by_the_noise_floor_if_there_is_one(runs: Path) -> None:
     write_run(runs, "deep", 1.20, recipe={"model.n_layer": 6})
     found = compared(runs)

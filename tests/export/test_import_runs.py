@@ -56,6 +56,9 @@ def test_every_verb_works_on_what_was_imported(desk: Path, farthing: Command) ->
     straight = json.loads(farthing("eval", "model", "--data", "held.txt", "--json").out)
     assert scored["bits_per_byte"] == straight["bits_per_byte"] > 1
 
+    best = json.loads(farthing("eval", "theirs", "--data", "held.txt", "--checkpoint", "best", "--json").out)
+    assert best["bits_per_byte"] == scored["bits_per_byte"]
+
     written = [farthing("sample", name, "The", "--tokens", "6", "--seed", "4").out for name in ("theirs", "model")]
     assert written[0] == written[1] and written[0].startswith("The") and len(written[0]) > 4
 

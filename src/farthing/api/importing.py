@@ -171,7 +171,7 @@ def _receipt(source: Path, recipe: Recipe, machine: Machine, found: Foreign, sco
 def _fill(run: RunDir, path: Path, recipe: Recipe, plan: Plan, found: Foreign, scored: HeldOut | None) -> None:
     """The checkpoint of step 0, the events of a run without steps, and its result."""
     identity = {"recipe": config.fingerprint(recipe), "text": "", "tokenizer": found.tokenizer.fingerprint}
-    snapshot = checkpoints.Snapshot(dict(found.weights), {}, None, {"step": 0, "best_step": None})
+    snapshot = checkpoints.Snapshot(dict(found.weights), {}, None, {"step": 0, "best_step": 0})  # of one checkpoint
     checkpoints.save(run, 0, snapshot, identity)
     spent, validation = Spent().as_dict(), {} if scored is None else scored.validation
     log = EventLog(run.events)

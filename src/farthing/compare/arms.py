@@ -54,6 +54,11 @@ class Arm:
         """The same reading on the held-out test text, of the runs that have been scored on it."""
         return {run.seed: run.held_out.get(by) for run in self.finished if run.held_out is not None}
 
+    @property
+    def legacy_coverage(self) -> float | None:
+        """The share of the held-out tokens that its legacy reading looks at; None where that reading was not taken."""
+        return next((run.validation.get("legacy_coverage") for run in self.finished), None)
+
     def spent(self) -> dict[str, float]:
         """What a finished run of it takes on average: steps, tokens, epochs, FLOPs, seconds, money."""
         runs = self.finished
@@ -71,9 +76,10 @@ def _reading(run: RunRecord, by: str) -> float | None:
         return None
     value = run.validation.get(by)
     if value is None and by == "legacy_titles":
-        raise UserError(
-            f'{run.name} has no legacy_titles reading: evaluate.legacy = "titles" gives it; compare by bits_per_byte'
-        )
+        why = 'evaluate.legacy = "titles" gives it'
+        if by in run.validation:
+            why = "its held-out text fills no whole batch, and that reading leaves out what fills none"
+        raise UserError(f"{run.name} has no legacy_titles reading: {why}; compare by bits_per_byte")
     return value if value is None else float(value)
 
 
@@ -175,7 +181,21 @@ def check_alike(arms: Sequence[Arm], by: str) -> list[str]:
     machines = dict.fromkeys(run.machine for _, run in runs)
     if len(machines) > 1:
         notes.append(f"seconds and money are of different machines: {', '.join(machines)}")
+    if by == "legacy_titles":
+        notes += _flattered(arms)
     return notes
+
+
+def _flattered(arms: Sequence[Arm]) -> Iterator[str]:
+    """That the reading of some arms leaves out more of the text than that of others, if so."""
+    seen = {arm.name: arm.legacy_coverage for arm in arms if arm.legacy_coverage is not None}
+    shares = dict.fromkeys(f"{share:.1%}" for share in seen.values())
+    if len(shares) > 1:
+        least, most = min(seen, key=seen.__getitem__), max(seen, key=seen.__getitem__)
+        yield (
+            f"legacy_titles looks at {seen[least]:.1%} of the held-out tokens for {least} and at {seen[most]:.1%} for "
+            f"{most}, and reads lower for looking at less; bits_per_byte scores them all"
+        )
 
 
 def _same_yardstick(first: RunRecord, run: RunRecord, by: str) -> None:

@@ -51,6 +51,7 @@ class Compared:
         return {
             "arm": arm.name,
             **summary,
+            **({"legacy_coverage": arm.legacy_coverage} if by == "legacy_titles" else {}),
             "runs": [
                 {"run": str(run.path), "seed": run.seed, "status": run.status, "score": scores[run.seed]}
                 for run in arm.runs

@@ -300,8 +300,6 @@ def _best_of(run: RunDir) -> int:
         best, steps = best_step(run), run.checkpoint_steps()
     if best in steps:
         return best
-    if steps == [0]:
-        return 0  # an imported model, which is the only one there is
     reason = "nothing was evaluated yet" if best is None else f"step {best} was, and is not kept"
     raise UserError(f"{run.path}: no best checkpoint: {reason}; say last, or a step of {_listed(steps)}")
 
