@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 from random import Random
 
 import pytest
@@ -16,7 +16,7 @@ from evals.small import SEPARATOR
 from farthing.errors import ResourceError
 from farthing.evals import continuations as module
 from farthing.evals.continuations import Continuation, ContinuationScorer, encode_pair, encode_pairs
-from farthing.evals.forward import Precision
+from farthing.evals.forward import Precision, interruptible
 from farthing.model.cache import KeyValueCache
 from farthing.model.gpt import GPT
 from farthing.model.inference import Inference
@@ -160,6 +160,35 @@ def test_contexts_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read.clear()
     scorer.costs([([1, 2, 3, 4], [token, 7, 8]) for token in range(5)] + [([4, 3, 2, 1], [9]), ([4, 3, 2, 1], [1])])
     assert read == [(2, 4), (5, 2)]
+
+
+def test_no_pass_begins_without_asking_whether_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    whole = Inference.hidden
+
+    def noted(self: Inference, *words: object, **named: object) -> torch.Tensor:
+        told.append("pass")
+        return whole(self, *words, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Inference, "hidden", noted)
+    gpt = shaken(SOME[0]).train()
+    scorer, pairs = ContinuationScorer(gpt, Tokens(), device="cpu", batch_tokens=8), questions(3)
+    with interruptible(lambda: told.append("asked")):
+        scorer.costs(pairs)
+    assert told.count("pass") > len({tuple(context) for context, _ in pairs})
+    assert told.count("asked") >= told.count("pass") and ("pass", "pass") not in pairwise(told)
+
+    left = told.count("asked") // 2
+
+    def until() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+
+    with interruptible(until), pytest.raises(KeyboardInterrupt):
+        scorer.costs(pairs)
+    assert gpt.training and not torch.is_inference_mode_enabled()
 
 
 def test_memory_that_runs_out_means_smaller_batches_then_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,7 @@ class ContinuationScorer:
         costs = self._told([row[1:] for row in rows], last_GD[which_R], [[after[0]] for _, _, after in rows])
         longer = [row for row in rows if len(row[2]) > 1]
         while longer:
+            between_passes()
             # From the back, where the longest are, so that rows of one pass are of about one length.
             reach = len(longer[-1][2]) - 1
             fit = min(self.batch_tokens // reach, _KEPT * self.batch_tokens // (length + reach))
