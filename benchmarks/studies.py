@@ -81,10 +81,9 @@ class Studies:
         self.commands: list[str] = []
 
     def carry_out(self, study: str) -> dict[str, Any]:
-        """Train what is missing and say what came of it, with the commands that did it."""
+        """Train what is missing and say what came of it; `commands` has what did it."""
         self.commands = []
-        told = self._arms(study) if study in ARMS else self._folder(study)
-        return {"commands": self.commands, **told}
+        return self._arms(study) if study in ARMS else self._folder(study)
 
     def report(self, study: str, out: Path) -> None:
         """The verb's own report, as Markdown with its figures."""
@@ -240,9 +239,9 @@ def main() -> None:
     for study in steps:
         made = Studies(chosen.runs, chosen.workers)
         found = made.carry_out(study)
-        bench.merge("studies", study, found)
-        print("\n".join(table(study, found)))
         made.report(study, REPOSITORY / "docs" / "studies" / f"{_name(study)}.md")
+        bench.merge("studies", study, {"commands": made.commands, **found})
+        print("\n".join(table(study, found)))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,16 @@ def test_points_are_arms(tmp_path: Path) -> None:
     ]
 
 
+def test_whatever_is_no_size_and_no_budget_is_told(tmp_path: Path) -> None:
+    train(tmp_path)
+    other = {"model.d_model": 96, "model.n_head": 2, "model.position.kind": "learned", "train.batch_size": 7}
+    same = {"train.threads": 3, "train.precision": "fp32", "evaluate.every": "end", "budget.steps": 21}
+    write_run(tmp_path, "others", 2.0, recipe={**other, **same, "seed": 3, "schedule.warmup": 0.3}, parameters=300_000)
+    _, notes = points_of(list(arms_in(tmp_path).values()))
+    (told,) = [note for note in notes if "more than size" in note]
+    assert told.partition(": ")[2] == "model.position.base, model.position.kind, schedule.warmup, train.batch_size"
+
+
 def test_what_a_recipe_may_expect(tmp_path: Path) -> None:
     train(tmp_path)
     arms = list(arms_in(tmp_path).values())

@@ -113,6 +113,20 @@ def test_sizes_and_tokens_that_grew_together_are_told_by_operations() -> None:
     assert any("grew together" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("stretch", [1.0, 1.3])
+def test_runs_of_one_budget_say_nothing_of_another(stretch: float) -> None:
+    traded = [point for i, n in enumerate(SIZES * 2) for point in points((n,), (1e13 * stretch ** (i % 2) / n,))]
+    with pytest.raises(
+        UserError, match=r"10 recipes that trade size for tokens, at 6e\+13 to .* operations: .*train some"
+    ):
+        fit(traded)
+    cornered = [*points((1e6, 2e6), (2e6, 1e6)), *points((1.5e6,), (1.3e6,))]
+    with pytest.raises(UserError, match="trade size for tokens"):
+        fit([point for point in cornered if 1e12 < point.parameters * point.tokens < 3e12])
+    found = fit([*traded, *points(SIZES, (3e6,))], replicates=20)
+    assert found.law.kind == "parameters and tokens"
+
+
 def test_few_sizes_show_no_floor() -> None:
     found = fit(points((5e5, 1e6, 2e6), (1e7,)), replicates=20)
     assert found.law.floor == 0

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from cli.small import Command
 from farthing import config, errors
+from farthing.compare.sequential import Sequential
+from farthing.compare.statistics import Difference
 from farthing.recipe import Recipe
+from farthing.search.climb import _grounds
 from farthing.search.climb_asked import Judge, read
 from farthing.search.climb_record import ClimbFolder, Decision, Standing
 from farthing.search.file import find_file, shipped
@@ -221,6 +225,95 @@ def test_shipped_climbs_are_sound(name: str) -> None:
 
 def test_the_four_climbs_are_shipped() -> None:
     assert {"study-a", "study-c", "study-e", "titles"} <= set(shipped("climb"))
+
+
+@pytest.mark.parametrize("kept", [[], [0], [0, 1], [1]])
+def test_study_e_climbs_through_its_four_architectures_whichever_are_kept(kept: list[int]) -> None:
+    asked = read("study-e", Recipe)
+    names = [step.name for step in asked.climb.step]
+    arms = ["e-rope-gelu", "e-rope-gqa", "e-swiglu-rmsnorm-gqa-rope"]
+    assert asked.recipe([]).model == config.load(Recipe, "studies/e-baseline").model
+    before = [names[index] for index in kept]
+    for name, arm in list(zip(names, arms, strict=True))[max(kept, default=-1) + 1 :]:
+        assert asked.recipe([*before, name]).model == config.load(Recipe, f"studies/{arm}").model
+
+
+def grounds(value: float, margin: float, *, decision: str = "worse") -> str:
+    scores = {seed: 1.3 + 0.001 * (seed % 2) + value + margin + 0.0001 * seed for seed in (1, 2, 3)}
+    look = Sequential((3,)).look(scores, {seed: 1.3 + 0.001 * (seed % 2) for seed in (1, 2, 3)})
+    assert look.decision == decision and isinstance(look.difference, Difference)
+    return _grounds(look, margin, look.difference.interval()[0] - margin)
+
+
+def test_a_gain_that_is_too_small_for_its_cost_is_not_called_worse() -> None:
+    assert grounds(-0.005, 0.01).startswith("too little: p = ")
+    assert grounds(-0.005, 0.01).endswith("; 0.0100 bits/byte had to be won")
+    assert grounds(+0.005, 0.01).startswith("worse: p = ")
+    assert grounds(+0.005, 0.0).startswith("worse: p = ") and "won" not in grounds(+0.005, 1e-6)
+    assert grounds(-0.02, 0.01, decision="better").startswith("p = ")
+
+
+def test_within_the_noise_of_the_last_look_says_what_would_have_told() -> None:
+    scores = {1: 1.290, 2: 1.282, 3: 1.287}
+    look = Sequential((2, 3), spending="pocock").look(scores, dict.fromkeys(scores, 1.3))
+    assert isinstance(look.difference, Difference) and look.difference.interval()[1] < 0
+    assert look.decision == "cannot tell" and look.p is not None and look.nominal < look.p < 0.05
+    assert (
+        look.reason
+        == f"the difference is within the noise: p = {look.p:.2g}, and {look.nominal:.2g} or less would tell"
+    )
+
+
+FREE = """
+recipe = "small.toml"
+order = "free"
+[[step]]
+name = "heads"
+changes = { model.n_head = 7 }
+[[step]]
+name = "width"
+changes = { model.d_model = 28 }
+"""
+
+
+def test_in_a_free_order_a_change_may_need_a_later_one(bench: Path) -> None:
+    (bench / "free.toml").write_text(FREE, "utf-8")
+    assert len(read("free.toml", Recipe).climb.step) == 2
+    (bench / "listed.toml").write_text(FREE.replace('order = "free"', ""), "utf-8")
+    with pytest.raises(errors.UserError, match="step 'heads'"):
+        read("listed.toml", Recipe)
+    (bench / "never.toml").write_text(FREE.replace("28", "30"), "utf-8")
+    with pytest.raises(errors.UserError, match="step 'heads'"):
+        read("never.toml", Recipe)
+
+
+def test_what_has_not_been_decided_may_change(tmp_path: Path) -> None:
+    asked = {
+        "climb": {"judge": {"level": 0.05}, "step": [{"name": "a", "changes": {"x": 1}}, {"name": "b", "changes": {}}]}
+    }
+    folder = ClimbFolder(tmp_path / "climb")
+    folder.make(tomli_w.dumps(asked))
+    standing = Standing([Decision("a", "kept", "")])
+    folder.write(standing)
+
+    def given(steps: list[dict[str, Any]], level: float = 0.05) -> None:
+        folder.take_over(tomli_w.dumps({"climb": {"judge": {"level": level}, "step": steps}}))
+
+    first = {"name": "a", "reason": "told better", "changes": {"x": 1}}
+    given([first, {"name": "c", "changes": {"y": 2}}])
+    given([{"name": "d", "changes": {"y": 3}}, first])
+    assert "d" in folder.asked.read_text("utf-8") and "told better" in folder.asked.read_text("utf-8")
+    for steps, level in (
+        ([{**first, "changes": {"x": 2}}], 0.05),
+        ([{"name": "d", "changes": {}}], 0.05),
+        ([first], 0.01),
+    ):
+        with pytest.raises(errors.UserError, match="holds another climb"):
+            given(steps, level)
+    standing.confirmation = {"verdict": {}}
+    folder.write(standing)
+    with pytest.raises(errors.UserError, match="holds another climb"):
+        given([first])
 
 
 @pytest.mark.parametrize(

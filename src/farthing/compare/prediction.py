@@ -14,16 +14,28 @@ from farthing.section import Section
 FAR = 10.0
 """times the largest budget seen; further out, nothing that was measured vouches for a prediction"""
 _SIZES = (
-    "model.",
+    "model.n_layer",
+    "model.n_head",
+    "model.d_model",
     "budget.",
-    "schedule.",
-    "train.",
     "evaluate.",
     "checkpoint.",
     "sample.",
     "limits.",
     "seed",
     "mirrors",
+    # How the same steps are computed, and what is done when they fail.
+    "train.micro_batch",
+    "train.precision",
+    "train.compile",
+    "train.attention",
+    "train.weight_gradient",
+    "train.threads",
+    "train.log_every",
+    "train.on_divergence",
+    "train.rollback_lr",
+    "train.spike_zscore",
+    "train.divergence_factor",
 )
 """settings that may differ between runs of one law without being an experiment of their own"""
 

@@ -231,11 +231,20 @@ def _identified(points: Sequence[Point]) -> tuple[Kind, bool, list[str]]:
         )
     if wide_sizes and wide_tokens:
         logs = np.log([[point.parameters, point.tokens] for point in points])
-        together = abs(float(np.corrcoef(logs.T)[0, 1])) > _ALIKE
+        alike = float(np.corrcoef(logs.T)[0, 1])
+        flops = [point.flops for point in points]
+        if alike < -_ALIKE or not _wide(set(flops)):
+            # Along such a line the loss falls and rises again with the size, whatever the operations are.
+            raise UserError(
+                f"{len(points)} recipes that trade size for tokens, at {min(flops):.3g} to {max(flops):.3g} operations: "
+                "which size is best there can be compared, but what another budget buys cannot be read off; train some "
+                "for less or for more"
+            )
+        together = alike > _ALIKE
         if not together and len(sizes) >= 3 and len(tokens) >= 3 and len(points) >= 8:
             return "parameters and tokens", True, []
         why = "sizes and tokens grew together" if together else f"{len(points)} recipes are too few for a law in both"
-        return _checked("flops", {point.flops for point in points}, f"{why}: fitted against operations alone")
+        return _checked("flops", set(flops), f"{why}: fitted against operations alone")
     if wide_sizes:
         return _checked("parameters", sizes, "tokens hardly vary: fitted against parameters alone")
     return _checked("tokens", tokens, "parameters hardly vary: fitted against tokens alone")

@@ -129,7 +129,9 @@ class Sequential:
         if word != "cannot tell":
             return Look(word, seeds, found, found.p, nominal, None, f"p = {found.p:.2g}, at most {nominal:.2g}")
         if last:
-            return Look("cannot tell", seeds, found, found.p, nominal, None, reason)
+            # The nominal level is below the whole one, so an interval that leaves out zero may still tell nothing.
+            short = f": p = {found.p:.2g}, and {nominal:.2g} or less would tell" if found.p > nominal else ""
+            return Look("cannot tell", seeds, found, found.p, nominal, None, reason + short)
         if len(finished(arm)) < seeds:
             return Look("hopeless", seeds, found, found.p, nominal, 0.0, "an arm with failed runs is never better")
         chance = self._conditional_power(found, seeds / self.looks[-1])

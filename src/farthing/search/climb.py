@@ -26,6 +26,9 @@ from farthing.search.conduct import Signals
 from farthing.search.plans import Planner
 from farthing.storage import write_text
 
+_TOLD = 5e-5
+"""bits per byte below which a margin is not worth a word"""
+
 
 class Climber:
     """One sitting of a climb.
@@ -151,17 +154,17 @@ class Climber:
         except Refused as refused:
             return Decision(name, "refused", str(refused), candidate.name, best.name, round=number)
         found = look.difference if isinstance(look.difference, Difference) else None
-        low, high = found.interval() if found is not None else (None, None)
+        low, high = (end - margin for end in found.interval()) if found is not None else (None, None)
         return Decision(
             name,
             "kept" if look.decision == "better" else "rolled back",
-            f"{look.decision}: {look.reason}" if look.decision != "better" else look.reason,
+            _grounds(look, margin, low),
             candidate.name,
             best.name,
             seeds=look.seeds,
             difference=None if found is None else found.value - margin,
-            low=None if low is None else low - margin,
-            high=None if high is None else high - margin,
+            low=low,
+            high=high,
             p=look.p,
             cost=cost,
             margin=margin,
@@ -207,6 +210,21 @@ class Climber:
         head = [f"# What a climb from {self._asked.climb.recipe} has come to."]
         head += [f"# kept: {', '.join(kept)}" if kept else "# No change was kept: this is the base recipe."]
         return "\n".join(head) + "\n" + tomli_w.dumps(config.to_table(self._asked.recipe(kept)))
+
+
+def _grounds(look: Look, margin: float, low: float | None) -> str:
+    """What a look has decided and why: p is of a gain of `margin`, so `worse` by it may be a gain that is too small.
+
+    Args:
+        look: of scores that the margin was added to.
+        margin: bits per byte that had to be won.
+        low: lower end of the difference itself.
+    """
+    word: str = look.decision
+    if word == "worse" and low is not None and low <= 0:
+        word = "too little"
+    told = look.reason if word == "better" else f"{word}: {look.reason}"
+    return f"{told}; {margin:.4f} bits/byte had to be won" if margin >= _TOLD else told
 
 
 def answer(folder: ClimbFolder, standing: Standing) -> dict[str, Any]:

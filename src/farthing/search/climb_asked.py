@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -174,11 +174,17 @@ def read(name: str, schema: type[Section], overrides: Sequence[str] = ()) -> Ask
         try:
             asked.recipe([step.name])
         except UserError as error:
-            # It may need another change before it: only what no order allows is refused here.
-            before = [one.name for one in climb.step[: climb.step.index(step)]]
-            if not _possible(asked, [*before, step.name]):
+            if not any(_possible(asked, [*before, step.name]) for before in _before(climb, step)):
                 raise _fault(asked, step, str(error)) from None
     return asked
+
+
+def _before(climb: Climb, step: Step) -> Iterator[list[str]]:
+    """What may have been kept before a change that does not go with the base alone: one change, or all there are."""
+    earlier = climb.step[: climb.step.index(step)] if climb.order == "listed" else climb.step
+    others = [one.name for one in earlier if one is not step]
+    yield others
+    yield from ([other] for other in others)
 
 
 def _possible(asked: Asked, names: Sequence[str]) -> bool:

@@ -143,8 +143,8 @@ class ClimbFolder:
             write_text(self.asked, asked)
 
     def _check(self, asked: str) -> None:
-        confirmed = self.read().confirmation is not None
-        if _deciding(config.read_toml(self.asked), confirmed) != _deciding(tomllib.loads(asked), confirmed):
+        standing = self.read()
+        if _deciding(config.read_toml(self.asked), standing) != _deciding(tomllib.loads(asked), standing):
             raise UserError(f"{self.path}: holds another climb than this file asks for; choose another --name")
 
     def locked(self) -> AbstractContextManager[None]:
@@ -215,12 +215,20 @@ def _numbered(slug: str, number: int) -> str:
     return slug if number == 0 else f"{slug}-{number + 1}"
 
 
-def _deciding(asked: Mapping[str, Any], confirmed: bool) -> Mapping[str, Any]:
-    """What verdicts rest on: all but the budget, and of the confirmation its seeds once it has been made."""
+def _deciding(asked: Mapping[str, Any], standing: Standing) -> Mapping[str, Any]:
+    """What verdicts rest on.
+
+    Not the budget; of the changes only those that have been decided, until the end has been confirmed: then all, and the
+    confirmation's seeds.
+    """
     climb = asked.get("climb")
     if not isinstance(climb, dict):
         return asked
-    kept = {name: value for name, value in climb.items() if name not in ("budget", "confirm")}
+    confirmed, decided = standing.confirmation is not None, {one.name for one in standing.decisions}
+    kept = {name: value for name, value in climb.items() if name not in ("budget", "confirm", "step")}
+    steps = {
+        step["name"]: step.get("changes") for step in climb.get("step", []) if confirmed or step["name"] in decided
+    }
     proof = climb.get("confirm")
     seeds = proof.get("seeds") if confirmed and isinstance(proof, dict) else None
-    return {**asked, "climb": kept, "seeds": seeds}
+    return {**asked, "climb": kept, "steps": steps, "seeds": seeds}
