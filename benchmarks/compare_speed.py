@@ -1,9 +1,11 @@
-"""How long `farthing compare` takes over 200 finished runs of 2,000 steps each; the target is 3 s.
+"""How long `farthing compare` takes over 200 finished runs of 2,000 steps each, and `farthing report` over 50 of them.
 
-python benchmarks/compare_speed.py           (about two minutes, most of it for writing the runs)
+python benchmarks/compare_speed.py           (about three minutes, most of it for writing the runs)
 
-One run of the default recipe is trained for a moment; its folder is copied, with other seeds, settings and scores, and
-with events of 2,000 steps. No cache of the file system is emptied: the first of the five readings is the coldest.
+The targets are 3 s for the comparison, and 15 s and 5 MB for the report. One run of the default recipe is trained for a
+moment; its folder is copied, with other seeds, settings and scores, and with events of 2,000 steps. The arms differ in
+operations per token, so that the report draws all that it can draw of them. No cache of the file system is emptied: the
+first of the five readings is the coldest.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from pathlib import Path
 import bench
 
 RUNS, STEPS, ARMS, ROUNDS = 200, 2000, 40, 5
+REPORTED = "arm[0-9]-seed*"
+"""ten of the arms, five seeds each"""
 
 
 def furnish(folder: Path) -> int:
@@ -42,13 +46,16 @@ def furnish(folder: Path) -> int:
         (run / "recipe.toml").write_text(text, "utf-8")
         (run / "receipt.json").write_text(receipt, "utf-8")
         (run / "plan.json").write_text(plan, "utf-8")
-        bits = random.Random(number).gauss(1.3, 0.01)
+        rng = random.Random(number)
+        bits = rng.gauss(1.3, 0.01)
         result["validation"]["bits_per_byte"] = bits
         (run / "result.json").write_text(json.dumps(result), "utf-8")
         events = [started]
         for at in range(1, STEPS + 1):
-            spent = {**step["spent"], "steps": at, "tokens": at * 4096, "flops": at * 7.2e10, "seconds": at * 0.26}
-            events.append(json.dumps({**step, "step": at, "loss": 2 + 6 / at, "spent": spent}))
+            flops = at * 7.2e10 * (1 + arm % 4)
+            spent = {**step["spent"], "steps": at, "tokens": at * 4096, "flops": flops, "seconds": at * 0.26}
+            loss = 2 + arm / 100 + 6 / at + rng.gauss(0, 0.1)
+            events.append(json.dumps({**step, "step": at, "loss": loss, "spent": spent}))
             if at % (STEPS // 10) == 0:
                 validation = {**scored["validation"], "bits_per_byte": bits + 1 - at / STEPS}
                 events.append(json.dumps({**scored, "step": at, "validation": validation, "spent": spent}))
@@ -68,26 +75,28 @@ def cpu_seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Measure and keep."""
-    command = [sys.executable, "-m", "farthing", "compare"]
+    farthing = [sys.executable, "-m", "farthing"]
     with tempfile.TemporaryDirectory() as place:
         runs = Path(place)
         size = furnish(runs)
-        arms = f"{runs}/arm*"
-        curves = ["--curves", f"{runs}/curves.csv"]
+        page = runs / "report.html"
+        compare = [*farthing, "compare", f"{runs}/arm*", "--json"]
+        commands = {
+            "help": [*farthing, "compare", "--help"],
+            "compare": compare,
+            "compare_with_curves": [*compare, "--curves", f"{runs}/curves.csv"],
+            "report": [*farthing, "report", f"{runs}/{REPORTED}", "--out", str(page), "--json"],
+        }
         found = bench.in_turn(
-            {
-                "help": lambda: bench.run([*command, "--help"])[0],
-                "compare": lambda: bench.run([*command, arms, "--json"])[0],
-                "compare_with_curves": lambda: bench.run([*command, arms, "--json", *curves])[0],
-            },
-            ROUNDS,
+            {name: lambda command=command: bench.run(command)[0] for name, command in commands.items()}, ROUNDS
         )
-        cpu = {"compare": cpu_seconds([*command, arms, "--json"]),
-               "compare_with_curves": cpu_seconds([*command, arms, "--json", *curves])}  # fmt: skip
+        cpu = {name: cpu_seconds(command) for name, command in commands.items() if name != "help"}
+        told = json.loads(bench.run(commands["report"])[2])
+        reported = {"runs": told["runs"], "arms": len(told["arms"]), "html_bytes": page.stat().st_size}
     seconds = {name: bench.spread(values) for name, values in found.items()}
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu}, indent=1))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "report": reported}, indent=1))
     facts = {"runs": RUNS, "steps": STEPS, "arms": ARMS, "events_bytes": size}
-    bench.write("compare", {**facts, "seconds": seconds, "cpu_seconds": cpu})
+    bench.write("compare", {**facts, "seconds": seconds, "cpu_seconds": cpu, "report": reported})
 
 
 if __name__ == "__main__":

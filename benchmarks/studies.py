@@ -62,7 +62,7 @@ ARMS: dict[str, dict[str, list[str]]] = {
 # Three seeds for each change of the ladder; of the long list, a third only where two do not tell, and half of the text.
 CLIMBS = {
     "a": ["benchmarks/climbs/study-a.toml"],
-    "titles": ["titles", "data.limit=10000", "climb.judge.looks=[2,3]", "climb.confirm.ablation=false"],
+    "titles": ["titles", "data.limit=10000", "climb.judge.looks=[2,3]"],
 }
 SEARCHES = {"d": ["benchmarks/searches/study-d.toml"]}
 STUDIES = ("a", "c", "d", "e", "titles")
@@ -215,10 +215,11 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def write() -> None:
-    """Put the tables into docs/studies.md, between their marks."""
+    """Put the tables, and the commands that made them, into docs/studies.md, between their marks."""
     for study, found in bench.read("studies").get("parts", {}).items():
         begin = f"<!-- {study}: benchmarks/studies.py writes from here -->"
-        bench.put_between(PAGE, begin, "<!-- to here -->", table(study, found))
+        given = ["<details><summary>Commands</summary>", "", "```", *found["commands"], "```", "", "</details>"]
+        bench.put_between(PAGE, begin, "<!-- to here -->", [*table(study, found), "", *given])
 
 
 def main() -> None:

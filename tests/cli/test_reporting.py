@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,56 @@ def test_a_text_that_is_gone_costs_only_the_tokenizer(farthing: Command, trained
     (trained / "titles.txt").unlink()
     assert farthing("report", "done", "--quiet").code == 0
     assert "cannot be told here" in (trained / "runs" / "done" / "report.html").read_text("utf-8")
+
+
+def _another(trained: Path, name: str, **validation: object) -> Path:
+    """A second run like `done`, of another recipe, with another reading."""
+    run = trained / "runs" / name
+    shutil.copytree(trained / "runs" / "done", run)
+    recipe = run / "recipe.toml"
+    recipe.write_text(re.sub(r"(?m)^dropout = .*$", "dropout = 0.25", recipe.read_text("utf-8")), "utf-8")
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    result["validation"] |= validation
+    (run / "result.json").write_text(json.dumps(result), "utf-8")
+    return run
+
+
+def test_why_runs_are_not_compared_is_said_in_a_line(farthing: Command, trained: Path) -> None:
+    _another(trained, "older", version=0)
+    told = farthing("report", "done", "older", "--json")
+    assert told.code == 0, told.err
+    (note,) = [note for note in json.loads(told.out)["notes"] if note.startswith("not compared: ")]
+    assert "yardstick version" in note
+    shown = farthing("report", "done", "older").out
+    assert "not compared: " in shown and "yardstick version" in " ".join(shown.split())
+    assert not farthing("report", "done", "older", "--quiet").out
+    assert "not compared" not in farthing("report", "done").out
+
+
+def test_a_damaged_line_of_the_log_costs_no_run_in_compare_or_report(farthing: Command, trained: Path) -> None:
+    events = _another(trained, "spoilt") / "events.jsonl"
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join([*lines[:3], b"\x00 garbage \xff\n", *lines[3:]]))
+    compared = json.loads(farthing("compare", "done", "spoilt", "--curves", "curves.csv", "--json").out)
+    reported = json.loads(farthing("report", "done", "spoilt", "--json").out)
+    assert [one["arm"] for one in compared["arms"]] == reported["arms"] == ["done", "spoilt"]
+    assert compared["left_out"] == reported["left_out"] == []
+    assert "spoilt: damaged lines of its events are left out" in reported["notes"]
+    assert "spoilt" in (trained / "curves.csv").read_text("utf-8")
+
+
+def test_the_held_out_score_is_shown_with_its_checkpoint(farthing: Command, trained: Path) -> None:
+    report = trained / "runs" / "done" / "report.html"
+    assert farthing("report", "done", "--quiet").code == 0
+    assert "Held-out text" not in report.read_text("utf-8")
+    assert farthing("eval", "done", "--split", "test", "--quiet").code == 0
+    kept = (trained / "runs" / "done" / "held_out.json").read_bytes()
+    assert farthing("report", "done", "--quiet").code == 0
+    content = report.read_text("utf-8")
+    assert "Held-out text" in content and '<td class=" number">step 6</td>' in content
+    bits = json.loads(kept)["test"]["bits_per_byte"]
+    assert content.count(f"{bits:.4f}") == 2  # among the held-out scores, and among the checkpoints
+    assert (trained / "runs" / "done" / "held_out.json").read_bytes() == kept
 
 
 def test_mistakes_are_one_line_and_leave_nothing(farthing: Command, trained: Path) -> None:

@@ -148,11 +148,10 @@ def test_runs_that_cannot_be_shown_are_named_in_one_line_each(tmp_path: Path) ->
     write_run(tmp_path, "whole", 1.5)
     write_run(tmp_path, "stopped", 1.5, stopped="preempted")
     write_run(tmp_path, "newer", 1.5, result={"version": 99})
-    broken = write_run(tmp_path, "torn", 1.5, seed=2)
-    lines = broken.events.read_bytes().splitlines()
-    broken.events.write_bytes(b"\n".join([lines[0], b"{torn", *lines[2:]]) + b"\n")
+    ahead = write_run(tmp_path, "ahead", 1.5, seed=2)
+    ahead.events.write_text(ahead.events.read_text("utf-8").replace('"version": 1}', '"version": 9}', 1), "utf-8")
     material = material_of(tmp_path)
-    assert sorted(one.run for one in material.left_out) == ["newer", "stopped", "torn"]
+    assert sorted(one.run for one in material.left_out) == ["ahead", "newer", "stopped"]
     assert [run.name for run in material.runs] == ["whole"]
     text = html.unescape(page.html(report(material)[0]))
     assert "left out: stopped: unfinished, stopped at step 10" in text
@@ -192,13 +191,52 @@ def test_differences_within_the_noise_come_with_commands_for_more_seeds(tmp_path
     assert all(command.startswith("farthing train ") and "--seeds 4" in command for command in noisy.commands)
 
 
-def test_the_held_out_score_stands_next_to_the_validation_score(tmp_path: Path) -> None:
+def test_runs_that_no_held_out_text_was_scored_with_have_no_such_table(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", 1.5)
+    assert "Held-out text" not in titles(report(material_of(tmp_path))[0])
+
+
+def test_the_held_out_table_names_the_checkpoint_and_how_many_seeds(tmp_path: Path) -> None:
+    write_arm(tmp_path, "base", {1: 1.5, 2: 1.52, 3: 1.6})
+    write_run(tmp_path, "deep", 1.4, recipe={"model.n_layer": 8})
+    for name, bits in (("base-seed1", 1.5625), ("base-seed2", 1.5825), ("deep", 1.4625)):
+        test = {"bits_per_byte": bits, "perplexity": 3.6771, "bytes": 7770}
+        kept = {"version": 1, "step": 20, "test": test, "when": "today"}
+        (tmp_path / name / "held_out.json").write_text(json.dumps(kept), "utf-8")
+    (section,) = [one for one in report(material_of(tmp_path))[0].sections if one.title == "Held-out text"]
+    mean, first, second, deep = section.blocks[0].rows  # type: ignore[union-attr]
+    assert mean[:6] == ["base", "mean", "2 of 3", "", "1,000,000", "1.5100 ± 0.1271"]
+    assert str(mean[6]).startswith("1.5725 ± ")
+    assert first == ["", "1", "", "step 20", "", "1.5000", "1.5625", "3.68", "7,770"]
+    assert second[3:7] == ["step 20", "", "1.5200", "1.5825"]
+    assert deep == ["deep", "1", "1 of 1", "step 20", "1,000,000", "1.4000", "1.4625", "3.68", "7,770"]
+
+
+def test_an_earlier_checkpoint_stands_beside_its_own_validation_score(tmp_path: Path) -> None:
     run = write_run(tmp_path, "a", 1.5)
+    test = {"bits_per_byte": 1.9, "perplexity": 5.0, "bytes": 777}
+    run.held_out.write_text(json.dumps({"version": 1, "step": 10, "test": test, "when": "today"}), "utf-8")
+    document, _ = report(material_of(tmp_path))
+    (section,) = [one for one in document.sections if one.title == "Held-out text"]
+    assert section.blocks[0].rows[0][3:7] == ["step 10", "1,000,000", "2.0000", "1.9000"]  # type: ignore[union-attr]
+
+
+def test_the_checkpoints_of_a_run_have_the_held_out_score_where_it_was_taken(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", 1.5)
+    for step in (12, 20):
+        run.checkpoint(step).mkdir()
+    (before,) = [one for one in report(material_of(tmp_path))[0].sections if one.title == "Checkpoints"]
+    assert before.blocks[0].head[-2:] == ["", "checkpoint"]  # type: ignore[union-attr]
     test = {"bits_per_byte": 1.5625, "perplexity": 3.6771, "bytes": 777}
     run.held_out.write_text(json.dumps({"version": 1, "step": 20, "test": test, "when": "today"}), "utf-8")
-    document, _ = report(material_of(tmp_path))
-    (section,) = [section for section in document.sections if section.title == "Held-out text"]
-    assert section.blocks[0].rows == [["a", "1,000,000", "1.5000", "1.5625", "3.68", "777"]]  # type: ignore[union-attr]
+    document, _ = report(material_of(tmp_path, question=Question("run", "a")))
+    (section,) = [one for one in document.sections if one.title == "Checkpoints"]
+    table = section.blocks[0]
+    assert table.head[4] == "held out,\nbits per byte"  # type: ignore[union-attr]
+    assert [(row[0], row[2], row[4], row[6]) for row in table.rows] == [  # type: ignore[union-attr]
+        ("5", "2.2500", "–", ""), ("10", "2.0000", "–", ""), ("12", "–", "–", "kept"), ("15", "1.7500", "–", ""),
+        ("20", "1.5000", "1.5625", "kept"),
+    ]  # fmt: skip
 
 
 def test_a_single_run_shows_its_own_rates_and_what_others_make_of_the_text(tmp_path: Path) -> None:
@@ -361,6 +399,7 @@ def test_fifty_runs_stay_small(tmp_path: Path) -> None:
             f"arm{chr(97 + number)}",
             {1: 1.5, 2: 1.6},
             recipe={"optimizer.lr": 0.001 * (number + 1)},
+            per_step={"flops": 6e9 * (1 + number % 3)},
             steps=300,
         )
     document, found = report(material_of(tmp_path))

@@ -86,7 +86,7 @@ def report(
                 "arms": [arm.name for arm in material.arms],
                 "diagnosis": [one.as_dict() for one in diagnosis],
                 "left_out": [{"run": one.run, "why": one.why} for one in material.left_out],
-                "notes": list(material.notes),
+                "notes": material.remarks,
             }
         )
     elif not quiet:
@@ -99,6 +99,8 @@ def _say(target: Path, material: Material, lines: Sequence[str]) -> None:
 
     for line in lines:
         write(legible(line))
+    if material.why_not:
+        write(legible(f"not compared: {material.why_not}"))
     for one in material.left_out:
         write(legible(f"left out: {one}"))
     write(f"written to {target}")

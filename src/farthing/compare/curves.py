@@ -1,7 +1,7 @@
 """Curves of runs: loss and score against tokens, FLOPs, seconds and money; and an arm's mean curve with its interval.
 
 Runs of any length are brought down to a few hundred points: the training loss as means over equal stretches of steps, so
-that no step is left out; scores as they were taken.
+that no step is left out; scores as they were taken. A damaged line of the events costs itself and no run.
 
 Letters: P points, R runs.
 """
@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farthing.compare.arms import Arm
-from farthing.compare.runs import RunRecord, check_events_version, parse_event
+from farthing.compare.runs import RunRecord, check_events_version
 from farthing.compare.statistics import LEVEL, t_quantile
-from farthing.events import Evaluated, Step
+from farthing.events import Evaluated, Notice, Step
 from farthing.rundir import RunDir
 from farthing.storage import write_text
 
@@ -35,6 +38,8 @@ POINTS = 200
 _STEP = f'{{"kind": "{Step.kind}"'.encode()
 _EVALUATED = f'{{"kind": "{Evaluated.kind}"'.encode()
 _LOSS = re.compile(rb'"loss": ([^,]+),')
+_MOST = 1e300
+"""a number of that size is no count"""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ class RunCurves:
         run: whose.
         loss: training cross-entropy in nats per token, means over stretches of steps.
         score: a yardstick on the validation text, as often as it was taken.
+        damaged: whether lines were seen that are no events any more, and were left out.
     """
 
     run: RunRecord
     loss: Curve
     score: Curve
+    damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,25 +100,60 @@ def read_curves(run: RunRecord, *, by: str = "bits_per_byte", points: int = POIN
         points: the most that the loss is brought down to.
 
     Raises:
-        UserError: the events are damaged, or of a newer version.
+        UserError: the events are of a newer version.
     """
     path = RunDir(run.path).events
     content = path.read_bytes() if path.exists() else b""
     lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
-    if lines:
+    if lines and read_event(lines[0]) is not None:
         check_events_version(path, lines[0] + b"\n")
-    scored = [parse_event(path, line) for line in lines if line.startswith(_EVALUATED)]
-    values = [_number(event["validation"].get(by)) for event in scored]
-    score = Curve(_axes(event["spent"] for event in scored), np.array(values, dtype=np.float64))
-    return RunCurves(run, _loss(path, [line for line in lines if line.startswith(_STEP)], points), score)
+    scored = [read_event(line) for line in lines if line.startswith(_EVALUATED)]
+    whole = [event for event in scored if event is not None]
+    values = [number(event["validation"].get(by)) for event in whole]
+    score = Curve(_axes(event["spent"] for event in whole), np.array(values, dtype=np.float64))
+    steps = [line for line in lines if line.startswith(_STEP)]
+    damaged = len(whole) < len(scored) or not all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
+    loss = _loss(steps, points)
+    if loss is None:
+        damaged = True
+        loss = _loss([line for line in steps if read_event(line) is not None], points)
+        assert loss is not None
+    return RunCurves(run, loss, score, damaged)
 
 
-def _loss(path: Path, lines: Sequence[bytes], points: int) -> Curve:
-    """Means of the loss over equal stretches, of the steps at which it was finite; each stands where its stretch ends."""
+def read_event(line: bytes) -> dict[str, Any] | None:
+    """One line of a run's events; None where damage has left no event, or one without what its readers rely on."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and _is_sound(event) else None
+
+
+def _is_sound(event: dict[str, Any]) -> bool:
+    kind = event.get("kind")
+    if kind == Notice.kind:
+        return isinstance(event.get("code"), str) and isinstance(event.get("message"), str)
+    if kind not in (Step.kind, Evaluated.kind):
+        return isinstance(kind, str) and isinstance(event.get("version", 0), int)
+    if kind == Evaluated.kind and not isinstance(event.get("validation"), dict):
+        return False
+    spent = event.get("spent")
+    counts = [event.get("step"), *(spent.get(name) for name in AXES)] if isinstance(spent, dict) else [None]
+    return all(isinstance(one, int | float) and abs(one) < _MOST for one in counts)
+
+
+def _loss(lines: Sequence[bytes], points: int) -> Curve | None:
+    """Means of the loss over equal stretches, of the steps at which it was finite; each stands where its stretch ends.
+
+    None where a stretch ends with a line that is no event: to see which others are none takes twenty times as long.
+    """
     if not lines:
         return Curve(_axes([]), np.empty(0))
     ends_P = np.unique(np.linspace(0, len(lines), min(points, len(lines)) + 1).round().astype(int))
-    spent = [parse_event(path, lines[end - 1])["spent"] for end in ends_P[1:]]
+    last = [event for end in ends_P[1:] if (event := read_event(lines[end - 1])) is not None]
+    if len(last) < len(ends_P) - 1:
+        return None
     # One number of each line: to parse the whole of it takes twenty times as long.
     found = [_LOSS.search(line) for line in lines]
     loss_N = np.array([_number_of(match.group(1)) if match else math.nan for match in found])
@@ -119,20 +161,34 @@ def _loss(path: Path, lines: Sequence[bytes], points: int) -> Curve:
     sums_P = np.add.reduceat(np.where(finite_N, loss_N, 0.0), ends_P[:-1])
     count_P = np.add.reduceat(finite_N, ends_P[:-1], dtype=np.float64)
     mean_P = np.divide(sums_P, count_P, out=np.full_like(sums_P, math.nan), where=count_P > 0)
-    return Curve(_axes(spent), mean_P)
+    return Curve(_axes(event["spent"] for event in last), mean_P)
 
 
 def _number_of(text: bytes) -> float:
-    return math.nan if text == b"null" else float(text)
+    try:
+        return float(text)
+    except ValueError:  # null, or damage
+        return math.nan
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def number(value: object) -> float:
+    """A number that an event has; NaN where it was not finite, or is none."""
+    return float(value) if isinstance(value, int | float) and abs(value) < _MOST else math.nan
 
 
 def _axes(spent: Iterable[dict[str, float]]) -> dict[str, Floats]:
     listed = list(spent)
     return {name: np.array([one[name] for one in listed], dtype=np.float64) for name in AXES}
+
+
+def thinned(curve: Curve, most: int) -> Curve:
+    """The means of equal stretches of points, so many at most; what was not finite is left out of them."""
+    length = len(curve.value_P)
+    ends = np.unique(np.linspace(0, length, min(most, length) + 1).round().astype(int))
+    pieces = [curve.value_P[first:last] for first, last in pairwise(ends)]
+    finite = [piece[np.isfinite(piece)] for piece in pieces]
+    value_P = np.array([piece.mean() if len(piece) else math.nan for piece in finite])
+    return Curve({name: values[ends[1:] - 1] for name, values in curve.axes.items()}, value_P)
 
 
 def band(curves: Sequence[Curve], *, points: int = POINTS, level: float = LEVEL) -> Band | None:
@@ -179,7 +235,7 @@ def write_csv(path: Path, arms: Sequence[Arm], *, by: str = "bits_per_byte", lev
     seconds, money, value, low, high.
 
     Raises:
-        UserError: a run's events are damaged, or of a newer version.
+        UserError: a run's events are of a newer version.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

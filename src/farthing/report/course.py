@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.compare.curves import Curve, RunCurves, read_curves
-from farthing.compare.runs import RunRecord, parse_event
+from farthing.compare.curves import Curve, RunCurves, number, read_curves, read_event
+from farthing.compare.runs import RunRecord
 from farthing.config import flatten
 from farthing.events import Evaluated, Notice, Step
 from farthing.rundir import RunDir
@@ -72,6 +72,7 @@ class Story:
         course: what the diagnosis goes by.
         evaluations: the events, in order.
         notices: likewise.
+        damaged: whether its events have lines that are none any more, and were left out.
     """
 
     run: RunRecord
@@ -79,6 +80,7 @@ class Story:
     course: Course
     evaluations: Sequence[Mapping[str, Any]]
     notices: Sequence[Mapping[str, Any]]
+    damaged: bool = False
 
 
 def read_story(run: RunRecord, *, by: str, points: int) -> Story:
@@ -90,26 +92,27 @@ def read_story(run: RunRecord, *, by: str, points: int) -> Story:
         points: the most that the loss is brought down to.
 
     Raises:
-        UserError: the events are damaged, or of a newer version.
+        UserError: the events are of a newer version.
     """
     curves = read_curves(run, by=by, points=points)
-    events = _all_but_steps(run)
+    found = _all_but_steps(run)
+    events = [event for event in found if event is not None]
     evaluations = [event for event in events if event["kind"] == Evaluated.kind]
     notices = [event for event in events if event["kind"] == Notice.kind]
     left_out = sum(notice["code"] in _LEFT_OUT for notice in notices)
     course = _course(run, curves.loss, evaluations, left_out)
-    return Story(run, curves, course, evaluations, notices)
+    return Story(run, curves, course, evaluations, notices, curves.damaged or len(events) < len(found))
 
 
 def _course(run: RunRecord, loss: Curve, evaluations: Sequence[Mapping[str, Any]], left_out: int) -> Course:
-    values = [event["validation"].get("nats_per_token") for event in evaluations]
+    values = [number(event["validation"].get("nats_per_token")) for event in evaluations]
     return Course(
         tokens_P=loss.axes["tokens"],
         steps_P=loss.axes["steps"],
         loss_P=loss.value_P,
         tokens_E=np.array([event["spent"]["tokens"] for event in evaluations], dtype=np.float64),
         steps_E=np.array([event["step"] for event in evaluations], dtype=np.float64),
-        validation_E=np.array([np.nan if value is None else value for value in values], dtype=np.float64),
+        validation_E=np.array(values, dtype=np.float64),
         epochs=float(run.spent.get("epochs", 0.0)),
         failure=run.why,
         left_out=left_out,
@@ -117,13 +120,13 @@ def _course(run: RunRecord, loss: Curve, evaluations: Sequence[Mapping[str, Any]
     )
 
 
-def _all_but_steps(run: RunRecord) -> list[dict[str, Any]]:
-    """The few events that are no steps; a torn last line is left out."""
+def _all_but_steps(run: RunRecord) -> list[dict[str, Any] | None]:
+    """The few events that are no steps, None for one that is damaged; a torn last line is left out."""
     path = RunDir(run.path).events
     if not path.exists():
         return []
     with path.open("rb") as stream:
-        return [parse_event(path, line) for line in stream if line.endswith(b"\n") and not line.startswith(_STEP)]
+        return [read_event(line) for line in stream if line.endswith(b"\n") and not line.startswith(_STEP)]
 
 
 @dataclass(frozen=True)
@@ -142,23 +145,19 @@ class Rates:
 
 
 def read_rates(run: RunRecord, *, points: int) -> Rates:
-    """Learning rate and gradient norm, brought down to so many points.
-
-    Raises:
-        UserError: the events are damaged.
-    """
+    """Learning rate and gradient norm, brought down to so many points; damaged lines are left out."""
     path = RunDir(run.path).events
     lines: list[bytes] = []
     if path.exists():
         with path.open("rb") as stream:
             lines = [line for line in stream if line.startswith(_STEP) and line.endswith(b"\n")]
-    events = [parse_event(path, line) for line in lines]
+    events = [event for line in lines if (event := read_event(line)) is not None]
     ends = np.unique(np.linspace(0, len(events), min(points, len(events)) + 1).round().astype(int))
-    norms = np.array([np.nan if one["gradient_norm"] is None else one["gradient_norm"] for one in events], dtype=float)
+    norms = np.array([number(one.get("gradient_norm")) for one in events], dtype=float)
     stretches = [norms[first:last] for first, last in pairwise(ends)]
     finite = [stretch[np.isfinite(stretch)] for stretch in stretches]
     return Rates(
         steps_P=np.array([events[end - 1]["step"] for end in ends[1:]], dtype=np.float64),
-        lr_P=np.array([events[end - 1]["lr"] for end in ends[1:]], dtype=np.float64),
+        lr_P=np.array([number(events[end - 1].get("lr")) for end in ends[1:]], dtype=np.float64),
         gradient_P=np.array([np.median(one) if len(one) else np.nan for one in finite], dtype=np.float64),
     )

@@ -6,25 +6,29 @@ Letters: P points of a curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from farthing.compare.comparison import Compared, Comparison
-from farthing.compare.curves import Curve, band
+from farthing.compare.curves import Curve, band, thinned
 from farthing.compare.scaling import Fit
+from farthing.compare.statistics import t_quantile
 from farthing.report.course import Rates, Story
 from farthing.report.figures import (
     INK,
+    NAMED,
     PALETTE,
+    POWERS,
     PREFIXED,
-    REST,
     Canvas,
     Figure,
     Row,
+    around,
     distinct,
+    lines_of,
     points,
     short,
     window,
@@ -37,95 +41,163 @@ UNITS = {
     "perplexity": "perplexity",
     "legacy_titles": "legacy reading",
 }
-_AXES = {"tokens": "training tokens", "seconds": "seconds of training"}
-_MOST = len(PALETTE)
+_AXES = {
+    "tokens": ("training tokens", PREFIXED),
+    "flops": ("training FLOPs", POWERS),
+    "seconds": ("seconds of training", ""),
+    "money": ("money, by the recipes' price", "format(datum.value, '~g')"),
+}
+"""what a curve may be drawn against: its name, and how its numbers are written"""
+_LEGEND = 780
+"""how wide a legend may be"""
+_PANELS = {2: (2, 330, 5), 3: (3, 230, 4), 4: (2, 330, 5)}
+"""of so many panels: how many stand side by side, how wide each is, and how many ticks its axis has"""
+_APART = 1.05
+"""arms of which one spends so many times as much for the same as another are told apart by it"""
 _STRETCHES = 80
 """points of a training curve at most: more would show the noise of single batches"""
+_FEW = 4
+"""arms in whose midst single runs can be told apart; of more, half as many points and taller panels"""
+_BANDED = 3
+"""runs that an interval takes: of two it is too wide to tell anything"""
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each of the first few names, and one for all others."""
-    return {name: PALETTE[at] if at < _MOST else REST for at, name in enumerate(names)}
+@dataclass(frozen=True)
+class _Lot:
+    """The curves of an arm's runs: of those that finished, and of the others."""
+
+    finished: Sequence[Curve]
+    failed: Sequence[Curve]
+
+    @property
+    def every(self) -> list[Curve]:
+        """Of all runs."""
+        return [*self.finished, *self.failed]
+
+    @property
+    def counted(self) -> Sequence[Curve]:
+        """Those whose mean is drawn."""
+        return self.finished or self.failed
+
+    def spent(self, axis: str) -> float:
+        """What these had spent in the end, on average."""
+        return float(np.mean([curve.axes[axis][-1] for curve in self.counted]))
 
 
-def loss_figure(arms: Mapping[str, Sequence[Story]], *, points_a_run: int) -> Figure | None:
-    """Training loss of all runs against tokens and seconds, a colour an arm; a thin line a run, a thick one their mean."""
-    curves = {name: [story.curves.loss for story in several] for name, several in arms.items()}
-    return _two_axes(
-        curves,
+def _lot(found: Sequence[tuple[Curve, Story]]) -> _Lot:
+    shown = [(curve, story.run.status) for curve, story in found if np.isfinite(curve.value_P).any()]
+    finished, failed = ([curve for curve, one in shown if one == status] for status in ("finished", "failed"))
+    return _Lot(finished, failed)
+
+
+def loss_figure(arms: Mapping[str, Sequence[Story]], *, level: float, points_a_run: int) -> Figure | None:
+    """Training loss of all runs against what was spent, a line an arm, with the interval of each arm's mean."""
+    most = min(points_a_run, _STRETCHES if len(arms) <= _FEW else _STRETCHES // 2)
+    lots = {name: _lot([(thinned(one.curves.loss, most), one) for one in several]) for name, several in arms.items()}
+    return _curves(
+        lots,
         name="loss",
         title="training loss, nats per token",
         caption="Training loss, averaged over stretches of steps. {how} Values above the frame are cut off.",
-        most=points_a_run,
-        banded=False,
-    )
-
-
-def score_figure(arms: Mapping[str, Sequence[Story]], *, by: str, level: float, points_a_run: int) -> Figure | None:
-    """Validation score of all runs against tokens and seconds, with the interval of each arm's mean."""
-    curves = {name: [story.curves.score for story in several] for name, several in arms.items()}
-    if not any(len(curve.value_P) > 1 for several in curves.values() for curve in several):
-        return None
-    return _two_axes(
-        curves,
-        name="score",
-        title=f"validation, {UNITS[by]}",
-        caption="Validation score on the way; lower is better. {how}",
-        most=points_a_run,
-        banded=True,
+        most=most,
         level=level,
     )
 
 
-def _two_axes(
-    curves: Mapping[str, Sequence[Curve]],
-    *,
-    name: str,
-    title: str,
-    caption: str,
-    most: int,
-    banded: bool,
-    level: float = 0.05,
-) -> Figure | None:
-    """Curves against tokens and against seconds, side by side."""
+def score_figure(arms: Mapping[str, Sequence[Story]], *, by: str, level: float, points_a_run: int) -> Figure | None:
+    """Validation score of all runs against what was spent, with the interval of each arm's mean."""
+    lots = {name: _lot([(one.curves.score, one) for one in several]) for name, several in arms.items()}
+    if not any(len(curve.value_P) > 1 for lot in lots.values() for curve in lot.every):
+        return None
+    return _curves(
+        lots,
+        name="score",
+        title=f"validation, {UNITS[by]}",
+        caption="Validation score on the way; lower is better. {how}",
+        most=points_a_run,
+        level=level,
+    )
+
+
+def _curves(lots: Mapping[str, _Lot], *, name: str, title: str, caption: str, most: int, level: float) -> Figure | None:
+    """Curves side by side, against everything that was spent and tells something of its own."""
     import altair as alt
 
     canvas = Canvas()
-    curves = {arm: [one for one in several if np.isfinite(one.value_P).any()] for arm, several in curves.items()}
-    curves = {arm: several for arm, several in curves.items() if several}
-    span = window([one.value_P for several in curves.values() for one in several])
+    lots = {arm: lot for arm, lot in lots.items() if lot.every}
+    span = window([one.value_P for lot in lots.values() for one in lot.every])
     if span is None:
         return None
-    shown = distinct(list(curves))
-    paint = _scale([shown[arm] for arm in curves])
-    several_runs = any(len(several) > 1 for several in curves.values())
+    shown = distinct(list(lots))
+    stroke = _strokes(list(shown.values()))
+    axes = _axes_of(lots)
+    abreast, width, ticks = _PANELS[len(axes)]
+    height, shade = (240, 0.2) if len(lots) <= _FEW else (300, 0.15)
     panels: list[Any] = []
-    shaded = False
-    for axis, label in _AXES.items():
-        lines, means, bands = _rows(curves, shown, axis, span, most=most, level=level if banded else None)
-        x = alt.X("x:Q", title=label, axis=alt.Axis(labelExpr=PREFIXED if axis == "tokens" else alt.Undefined))
-        y = alt.Y("y:Q", title=title if axis == "tokens" else None, scale=alt.Scale(domain=span, zero=False))
-        base = canvas.chart(lines).mark_line(
-            clip=True, strokeWidth=1 if several_runs else 2, opacity=0.4 if several_runs else 1
-        )
-        layers = [base.encode(x=x, y=y, color=paint, detail="run:N")]
-        if several_runs:
-            thick = canvas.chart(means).mark_line(clip=True, strokeWidth=2.4)
-            layers.append(thick.encode(x=x, y=y, color=paint, detail="arm:N"))
-        shaded = shaded or bool(bands)
-        if bands:
-            area = canvas.chart(bands).mark_area(clip=True, opacity=0.16)
-            layers.insert(0, area.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=paint, detail="arm:N"))
-        panels.append(alt.layer(*layers).properties(width=330, height=240))
-    how = "A thin line a run, a thick one the mean of an arm's runs." if several_runs else "A line a run."
-    if len(curves) > _MOST:
-        how += f" The first {_MOST} arms have a colour, the others are grey."
-    if shaded:
-        how += f" Shaded: the {1 - level:.0%} t interval of an arm's mean, where it has three runs or more."
-    above = [shown[arm] for arm, several in curves.items() if not any(_inside(one, span) for one in several)]
+    for at, axis in enumerate(axes):
+        rows = _rows({arm: lot for arm, lot in lots.items() if lot.spent(axis)}, shown, axis, span[1], most, level)
+        label, written = _AXES[axis]
+        x = alt.X("x:Q", title=label, axis=alt.Axis(labelExpr=written or alt.Undefined, tickCount=ticks))
+        frame = alt.Scale(domain=span, zero=False, nice=False)
+        y = alt.Y("y:Q", title=None if at % abreast else title, scale=frame)
+        area, thin, thick = canvas.chart(rows.bands), canvas.chart(rows.runs), canvas.chart(rows.means)
+        low, colour = alt.Y("low:Q", scale=frame), stroke["color"]
+        layers = [
+            area.mark_area(clip=True, opacity=shade).encode(x=x, y=low, y2="high:Q", color=colour, detail="arm:N"),
+            thin.mark_line(clip=True, strokeWidth=1, opacity=0.4).encode(x=x, y=y, color=colour, detail="run:N"),
+            thick.mark_line(clip=True, strokeWidth=2.2).encode(x=x, y=y, detail="arm:N", **stroke),
+        ]
+        panels.append(alt.layer(*layers).properties(width=width, height=height))
+    how = " ".join([*_drawn(list(lots.values()), level), *_price(lots, shown, axes)])
+    above = [shown[arm] for arm, lot in lots.items() if not any(_inside(one, span) for one in lot.every)]
     if above:
         how += f" Above the frame, and so not seen: {', '.join(above)}."
-    return canvas.render(alt.hconcat(*panels), name, caption.format(how=how))
+    return canvas.render(alt.concat(*panels, columns=abreast), name, caption.format(how=how))
+
+
+def _axes_of(lots: Mapping[str, _Lot]) -> list[str]:
+    """Tokens and seconds; and FLOPs and money where they do not only repeat these."""
+
+    def apart(axis: str, other: str) -> bool:
+        spent = [(lot.spent(axis), lot.spent(other)) for lot in lots.values()]
+        rates = [one / same for one, same in spent if one > 0 and same > 0]
+        return bool(rates) and max(rates) > _APART * min(rates)
+
+    return [
+        "tokens",
+        *(["flops"] if apart("flops", "tokens") else []),
+        "seconds",
+        *(["money"] if apart("money", "seconds") else []),
+    ]
+
+
+def _drawn(lots: Sequence[_Lot], level: float) -> Iterator[str]:
+    """What is to be seen, in sentences."""
+    if all(len(lot.every) == 1 for lot in lots):
+        yield "A line a run."
+    else:
+        rest = "a run" if len(lots) <= _FEW else "a run of an arm without a band"
+        yield f"A thick line is the mean of an arm's finished runs, a thin one {rest}."
+    own = [len(lot.finished) for lot in lots[:NAMED]]
+    if any(runs >= _BANDED for runs in own):
+        yield f"Shaded: the {1 - level:.0%} t interval of that mean over the seeds, where there are three or more."
+    if 2 in own:
+        times = f"{t_quantile(level, 1):.0f}"
+        yield f"Two seeds have no such band: it would be {times} times as wide as they lie apart."
+    if len(lots) > NAMED:
+        yield f"The first {NAMED} arms have a line of their own, the others are grey."
+
+
+def _price(lots: Mapping[str, _Lot], shown: Mapping[str, str], axes: Sequence[str]) -> Iterator[str]:
+    """What is to be known of money, in sentences."""
+    priced = [arm for arm, lot in lots.items() if lot.spent("money") > 0 < lot.spent("seconds")]
+    if not priced:
+        return
+    if "money" not in axes:
+        rate = 3600 * lots[priced[0]].spent("money") / lots[priced[0]].spent("seconds")
+        yield f"Money would look like the seconds: {rate:.3g} an hour of training."
+    if free := [shown[arm] for arm in lots if arm not in priced]:
+        yield f"Without a price: {', '.join(free)}."
 
 
 def _inside(curve: Curve, span: tuple[float, float]) -> bool:
@@ -134,54 +206,58 @@ def _inside(curve: Curve, span: tuple[float, float]) -> bool:
     return bool((later[np.isfinite(later)] <= span[1]).any())
 
 
-def _thinned(curve: Curve, most: int) -> Curve:
-    """The means of equal stretches of points, so many at most."""
-    length = len(curve.value_P)
-    ends = np.unique(np.linspace(0, length, min(most, length) + 1).round().astype(int))
-    pieces = [curve.value_P[first:last] for first, last in pairwise(ends)]
-    finite = [piece[np.isfinite(piece)] for piece in pieces]
-    value_P = np.array([piece.mean() if len(piece) else math.nan for piece in finite])
-    return Curve({name: values[ends[1:] - 1] for name, values in curve.axes.items()}, value_P)
-
-
-def _scale(names: Sequence[str]) -> Any:
+def _strokes(names: Sequence[str]) -> dict[str, Any]:
+    """Colours and dashes, with one legend for both."""
     import altair as alt
 
-    paint = colours(names)
-    legend = None if len(names) == 1 else alt.Legend(values=list(names[:_MOST]), symbolOpacity=1, symbolType="stroke")
-    return alt.Color("arm:N", scale=alt.Scale(domain=list(paint), range=list(paint.values())), legend=legend)
+    lines = lines_of(names)
+    own = list(names[:NAMED])
+    columns = max(1, min(4, _LEGEND // (50 + 6 * max(map(len, own)))))
+    legend = alt.Legend(values=own, symbolOpacity=1, symbolType="stroke", columns=columns) if len(names) > 1 else None
+    domain = list(lines)
+
+    def scale(values: list[Any]) -> Any:
+        return alt.Scale(domain=domain, range=values)
+
+    found: dict[str, Any] = {
+        "color": alt.Color("arm:N", scale=scale([line.colour for line in lines.values()]), legend=legend)
+    }
+    if len({line.dash for line in lines.values()}) > 1:
+        dashes = [list(line.dash) for line in lines.values()]
+        found["strokeDash"] = alt.StrokeDash("arm:N", scale=scale(dashes), legend=legend)
+    return found
 
 
-def _rows(
-    curves: Mapping[str, Sequence[Curve]],
-    shown: Mapping[str, str],
-    axis: str,
-    span: tuple[float, float],
-    *,
-    most: int,
-    level: float | None,
-) -> tuple[list[Row], list[Row], list[Row]]:
-    """Points of every run, of every arm's mean, and with a level of its interval."""
-    lines: list[Row] = []
-    means: list[Row] = []
-    bands: list[Row] = []
-    coloured = set(list(shown.values())[:_MOST])
-    for arm, several in curves.items():
-        # A reading is a point; of the training loss, which is taken at each step, stretches are averaged.
-        several = several if level is not None else [_thinned(one, min(most, _STRETCHES)) for one in several]
-        for number, one in enumerate(several):
+@dataclass(frozen=True)
+class _Rows:
+    """Points of every run, of every arm's mean, and of its interval."""
+
+    runs: list[Row]
+    means: list[Row]
+    bands: list[Row]
+
+
+def _rows(lots: Mapping[str, _Lot], shown: Mapping[str, str], axis: str, top: float, most: int, level: float) -> _Rows:
+    rows = _Rows([], [], [])
+    own = set(list(shown.values())[:NAMED])
+    for arm, lot in lots.items():
+        name = shown[arm]
+        mean = band(lot.counted, points=most, level=level) if name in own else None
+        banded = mean is not None and len(lot.finished) >= _BANDED
+        # A band can stand for its runs, and the mean of one run is that run.
+        single = lot.failed if banded and len(shown) > _FEW else lot.every
+        for number, one in enumerate(single if mean is None or len(lot.every) > 1 else []):
             keep = np.unique(np.linspace(0, len(one.value_P) - 1, most).round().astype(int))
-            lines += points(x=one.axes[axis][keep], y=one.value_P[keep], arm=shown[arm], run=f"{shown[arm]} {number}")
-        if (mean := band(several, points=most, level=level or 0.05)) is None:
-            continue
-        if shown[arm] not in coloured:
+            rows.runs.extend(points(x=one.axes[axis][keep], y=one.value_P[keep], arm=name, run=f"{name} {number}"))
+        if mean is None:
             continue  # thin lines are enough of arms that share a colour
-        means += points(x=mean.axes[axis], y=mean.mean_P, arm=shown[arm])
+        rows.means.extend(points(x=mean.axes[axis], y=mean.mean_P, arm=name))
         # Where the mean is above the frame, an interval that reaches down into it would say nothing.
-        seen = mean.mean_P <= span[1]
-        if level is not None and mean.n > 2 and seen.any():
-            bands += points(x=mean.axes[axis][seen], low=mean.low_P[seen], high=mean.high_P[seen], arm=shown[arm])
-    return lines, means, bands
+        seen = mean.mean_P <= top
+        if banded and seen.any():
+            ends = {"low": mean.low_P[seen], "high": mean.high_P[seen]}
+            rows.bands.extend(points(x=mean.axes[axis][seen], arm=name, **ends))
+    return rows
 
 
 def final_figure(compared: Comparison) -> Figure | None:
@@ -207,7 +283,7 @@ def final_figure(compared: Comparison) -> Figure | None:
         }
         for one in arms
     ]  # fmt: skip
-    span = _span([one["score"] for one in runs])
+    span = around([one["score"] for one in runs])
     y = alt.Y("arm:N", sort=list(shown.values()), title=None, axis=alt.Axis(grid=True))
     x = alt.X("score:Q", title=f"validation, {UNITS[compared.by]}", scale=alt.Scale(domain=span, zero=False))
     words = {"baseline": INK, "better": "#2f9e6e", "cannot tell": "#b8942a", "worse": "#d1495b"}
@@ -240,15 +316,6 @@ def final_figure(compared: Comparison) -> Figure | None:
 
 def _word(one: Compared) -> str:
     return "baseline" if one.verdict is None else one.verdict.verdict
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """The values with room on both sides, without those that lie far above the middle of them."""
-    ordered = sorted(values)
-    low, middle = ordered[0], ordered[len(ordered) // 2]
-    near = [value for value in ordered if value - low <= 6 * (middle - low)] or ordered[:1]
-    pad = 0.15 * (near[-1] - low) or 0.02 * abs(low) or 1.0
-    return low - pad, near[-1] + pad
 
 
 def one_run_figure(story: Story) -> Figure | None:

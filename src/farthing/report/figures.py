@@ -30,8 +30,15 @@ REST = "#9a9a9a"
 NAME = 36
 """letters of a name in a figure"""
 
+DASHES = ((1, 0), (6, 3))
+"""unbroken for as many names as there are colours, and then dashed in the same colours"""
+NAMED = 12
+"""names that have a line of their own"""
+
 PREFIXED = "datum.value === 0 ? '0' : format(datum.value, '~s')"
 """how an axis writes large numbers: 50k, 1.5M"""
+POWERS = "datum.value === 0 ? '0' : replace(format(datum.value, '~e'), '+', '')"
+"""how an axis writes numbers beyond all prefixes that people know: 3e13"""
 
 Row = dict[str, Any]
 
@@ -70,6 +77,20 @@ def distinct(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Line:
+    """How the line of a name is drawn."""
+
+    colour: str
+    dash: tuple[int, int]
+
+
+def lines_of(names: Sequence[str]) -> dict[str, Line]:
+    """A line for each of the first few names, told apart by colour and dash, and one for all others."""
+    own = [Line(colour, dash) for dash in DASHES for colour in PALETTE][:NAMED]
+    return {name: own[at] if at < NAMED else Line(REST, DASHES[0]) for at, name in enumerate(names)}
+
+
 def points(**columns: Any) -> list[Row]:
     """Rows of a chart from columns; numbers are rounded to what can be seen, and what is not finite becomes a gap."""
     length = max(len(column) for column in columns.values() if not isinstance(column, str))
@@ -95,12 +116,29 @@ def window(values: Sequence[Floats], *, skip: float = 0.1) -> tuple[float, float
     if not whole:
         return None
     low = min(float(curve.min()) for curve in whole)
-    tops = sorted(float(curve[int(len(curve) * skip) :].max()) for curve in whole)
+    tops = sorted(float(_without_spikes(curve[int(len(curve) * skip) :]).max()) for curve in whole)
     # A curve that ran away must not press all others flat; three times what the middle one falls is room enough.
     middle = tops[(len(tops) - 1) // 2]
     high = max((top for top in tops if top - low <= 3 * (middle - low)), default=middle)
     pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return low - pad, high + pad
+
+
+def _without_spikes(curve: Floats) -> Floats:
+    """Each point but the first and the last as the middle one of itself and its neighbours."""
+    if len(curve) < 3:
+        return curve
+    middle = np.median(np.stack([curve[:-2], curve[1:-1], curve[2:]]), axis=0)
+    return np.concatenate([curve[:1], middle, curve[-1:]])
+
+
+def around(values: Sequence[float]) -> tuple[float, float]:
+    """The values with room on both sides, without those that lie far above the middle of them."""
+    ordered = sorted(values)
+    low, middle = ordered[0], ordered[len(ordered) // 2]
+    near = [value for value in ordered if value - low <= 6 * (middle - low)] or ordered[:1]
+    pad = 0.15 * (near[-1] - low) or 0.02 * abs(low) or 1.0
+    return low - pad, near[-1] + pad
 
 
 class Canvas:

@@ -16,6 +16,7 @@ from farthing.errors import FarthingError, UserError
 from farthing.report.course import Story, read_story
 from farthing.rundir import RunDir, read_result
 from farthing.section import Section
+from farthing.sinks.legible import memory
 from farthing.storage import read_json
 
 Kind = Literal["run", "runs", "search", "climb"]
@@ -32,6 +33,24 @@ class Facts:
     result: Mapping[str, Any]
     tasks: Sequence[Mapping[str, Any]] = ()
     """what its last weights came to in tasks, at the end of training or asked for later"""
+    held_out_step: int | None = None
+    """the checkpoint that was scored on the held-out test text, by its step"""
+
+    @property
+    def ran_on(self) -> dict[str, str]:
+        """Machine and versions of the receipt, in words."""
+        machine, numeric = self.receipt.get("machine") or {}, self.receipt.get("numeric") or {}
+        found = {
+            "farthing": self.receipt.get("farthing"),
+            "machine": machine.get("device_name") or machine.get("cpu"),
+            "processor": machine.get("cpu"),
+            "cores": machine.get("physical_cores"),
+            "memory": memory(machine["memory_total"]) if isinstance(machine.get("memory_total"), int) else None,
+            "threads": machine.get("threads"),
+            "system": " ".join(str(numeric[name]) for name in ("system", "architecture") if name in numeric) or None,
+            **{name: numeric.get(name) for name in ("python", "torch", "numpy")},
+        }
+        return {name: str(value) for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,11 @@ class Material:
     points_a_run: int
     defaults: Section | None = None
     tokens: Sequence[Tokens] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """The notes, and before them why the runs are not compared, if they are not."""
+        return [*([f"not compared: {self.why_not}"] if self.why_not else []), *self.notes]
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -180,6 +204,7 @@ def collect(
     if not runs:
         raise UserError(f"{question.title}: no run to report on: {left_out[0]}")
     compared, arms, notes, why_not = _compared(question, runs, baseline=baseline, by=by, level=level)
+    damaged = [run.name for run in runs if stories[run.path].damaged]
     return Material(
         question=question,
         arms=arms,
@@ -188,7 +213,7 @@ def collect(
         stories=stories,
         facts=facts,
         left_out=_in_short(question, left_out),
-        notes=notes,
+        notes=[*notes, *(f"{name}: damaged lines of its events are left out" for name in damaged)],
         by=by,
         level=level,
         points_a_run=points,
@@ -265,4 +290,5 @@ def read_facts(run: RunDir) -> Facts:
         result = {}
     later = read_tasks(run, step=result["spent"]["steps"]) if result else []
     tasks = latest([*(result.get("tasks") or []), *(one["result"] for one in later)])
-    return Facts(read(run.plan), read(run.receipt), result, tasks)
+    step = read(run.held_out).get("step")
+    return Facts(read(run.plan), read(run.receipt), result, tasks, step if isinstance(step, int) else None)

@@ -10,6 +10,7 @@ from farthing.compare.arms import Arm
 from farthing.compare.prediction import points_of
 from farthing.compare.runs import RunRecord
 from farthing.compare.scaling import fit
+from farthing.compare.statistics import summarise
 from farthing.errors import UserError
 from farthing.recipe.model import Model
 from farthing.report import wording
@@ -22,7 +23,7 @@ from farthing.report.ladder import differing
 from farthing.report.material import Material
 from farthing.report.search_figures import frequency_figure
 from farthing.rundir import RunDir
-from farthing.sinks.legible import duration, memory, quantity
+from farthing.sinks.legible import duration, quantity
 
 Row = list[str | Cell]
 
@@ -87,7 +88,7 @@ def curves(material: Material) -> Section | None:
         figures = [one_run_figure(alone[0]), rates_figure(read_rates(alone[0].run, points=material.points_a_run))]
     else:
         figures = [
-            loss_figure(named, points_a_run=material.points_a_run),
+            loss_figure(named, level=material.level, points_a_run=material.points_a_run),
             score_figure(named, by=material.by, level=material.level, points_a_run=material.points_a_run),
         ]
         if len(material.arms) == 1:
@@ -232,51 +233,81 @@ _TOKENIZER: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def held_out(material: Material) -> Section | None:
-    """Scores on the text that nothing chose by, beside those on the validation text; and checkpoints on the way."""
-    runs = [run for run in material.runs if run.held_out is not None]
-    if not runs:
+    """Scores on the text that nothing chose by, beside those of the same checkpoints on the validation text."""
+    rows = [row for arm in material.arms for row in _held_out_rows(material, arm)]
+    if not rows:
         return None
-    head = [
-        "run",
-        "parameters",
-        f"validation, {UNITS[material.by]}",
-        f"held out, {UNITS[material.by]}",
-        "perplexity, held out",
-        "bytes",
-    ]
-    rows = [_held_out_row(run, material.by) for run in runs]
-    caption = "Scored once, on text that neither training nor any choice has seen (docs/compare.md)."
-    return Section("Held-out text", [Table(head, rows, frozenset(range(1, 6)), caption)])
+    unit = UNITS[material.by]
+    head = ["arm", "seed", "seeds scored", "checkpoint", "parameters", f"validation,\n{unit}", f"held out,\n{unit}"]
+    caption = (
+        "Scored once, on text that neither training nor any choice has seen (docs/compare.md). The checkpoint is that of the "
+        "step at which both scores were taken."
+    )
+    head += ["perplexity,\nheld out", "bytes"]
+    return Section("Held-out text", [Table(head, rows, frozenset(range(1, len(head))), caption)])
 
 
-def _held_out_row(run: RunRecord, by: str) -> list[str]:
-    kept = run.held_out or {}
-    scores = [
-        wording.fixed(run.validation.get(by)),
-        wording.fixed(kept.get(by)),
-        wording.fixed(kept.get("perplexity"), 2),
-    ]
-    return [run.name, f"{run.parameters:,}", *scores, f"{kept.get('bytes', 0):,}"]
+def _held_out_rows(material: Material, arm: Arm) -> Iterator[Row]:
+    """Of an arm's runs those that have been scored, a row each, after their mean where there are several."""
+    runs = [run for run in arm.finished if run.held_out is not None]
+    seeds, size = f"{len(runs)} of {len(arm.runs)}", f"{arm.runs[0].parameters:,}"
+    readings = [(_validation_at(material, run), (run.held_out or {}).get(material.by)) for run in runs]
+    if len(runs) > 1:
+        means = [
+            summarise(
+                dict(enumerate(one if isinstance(one, int | float) else None for one in column)), level=material.level
+            )
+            for column in zip(*readings, strict=True)
+        ]
+        yield [arm.name, "mean", seeds, "", size, *map(wording.mean_with_interval, means), "", ""]
+    for run, scores in zip(runs, readings, strict=True):
+        kept, step = run.held_out or {}, material.facts[run.path].held_out_step
+        who = ["", str(run.seed), "", ""] if len(runs) > 1 else [arm.name, str(run.seed), seeds, size]
+        where = wording.NONE if step is None else f"step {step:,}"
+        rest = [wording.fixed(kept.get("perplexity"), 2), f"{kept.get('bytes', 0):,}"]
+        yield [*who[:3], where, who[3], *map(wording.fixed, scores), *rest]
+
+
+def _validation_at(material: Material, run: RunRecord) -> Any:
+    """The validation score of the checkpoint that was scored on the held-out text."""
+    step = material.facts[run.path].held_out_step
+    if step is None or step == run.spent.get("steps"):
+        return run.validation.get(material.by)
+    scored = (event for event in material.stories[run.path].evaluations if event["step"] == step)
+    return next((event["validation"].get(material.by) for event in scored), None)
 
 
 def checkpoints(material: Material) -> Section | None:
-    """Every evaluation of the runs of the best arm: its score at each step."""
-    stories = material.stories_of(material.best)[:1]
-    rows = []
-    for story in stories:
-        saved = RunDir(story.run.path).checkpoint_steps()
-        best = max((event["step"] for event in story.evaluations if event.get("best")), default=None)
-        for event in story.evaluations[-_CHECKPOINTS:]:
-            reading = event["validation"]
-            kept = "kept" if event["step"] in saved else ""
-            tokens = quantity(event["spent"]["tokens"])
-            scores = [wording.fixed(reading.get(name)) for name in ("bits_per_byte", "nats_per_token")]
-            rows.append([f"{event['step']:,}", tokens, *scores, "lowest" if event["step"] == best else "", kept])
-    if len(rows) < 2:
+    """Every evaluation and checkpoint of one run of the best arm, the first that held-out text was scored with if any was."""
+    stories = material.stories_of(material.best)
+    if not stories:
         return None
-    caption = f"Validation on the way of {stories[0].run.name}."
-    head = ["step", "tokens", "bits per byte", "nats per token", "", "checkpoint"]
-    return Section("Checkpoints", [Table(head, rows, frozenset({0, 1, 2, 3}), caption)])
+    story = next((one for one in stories if material.facts[one.run.path].held_out_step is not None), stories[0])
+    kept, scored = RunDir(story.run.path).checkpoint_steps(), material.facts[story.run.path].held_out_step
+    evaluated = {event["step"]: event for event in story.evaluations[-_CHECKPOINTS:]}
+    best = max((event["step"] for event in story.evaluations if event.get("best")), default=None)
+    rows: list[Row] = []
+    for step in sorted({*evaluated, *kept, *([] if scored is None else [scored])}):
+        event = evaluated.get(step)
+        tokens = wording.NONE if event is None else quantity(event["spent"]["tokens"])
+        reading = {} if event is None else event["validation"]
+        scores = [wording.fixed(reading.get(name)) for name in ("bits_per_byte", "nats_per_token")]
+        test = (story.run.held_out or {}).get("bits_per_byte") if step == scored else None
+        scores += [] if scored is None else [wording.fixed(test)]
+        words = ["lowest" if step == best else "", "kept" if step in kept else ""]
+        rows.append([f"{step:,}", tokens, *scores, *words])
+    if len(rows) < 2 and scored is None:
+        return None
+    caption = f"Validation on the way of {story.run.name}"
+    caption += "." if scored is None else ", and the one score that was taken on its held-out text."
+    head = [
+        "step",
+        "tokens",
+        "bits per byte",
+        "nats per token",
+        *([] if scored is None else ["held out,\nbits per byte"]),
+    ]
+    return Section("Checkpoints", [Table([*head, "", "checkpoint"], rows, frozenset(range(len(head))), caption)])
 
 
 def tasks(material: Material) -> Section | None:
@@ -343,7 +374,7 @@ def receipts(material: Material) -> Section:
     """What it ran on, and fingerprints of what it ran with."""
     machines: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in material.runs:
-        facts = tuple(_machine(material.facts[run.path].receipt).items())
+        facts = tuple(material.facts[run.path].ran_on.items())
         machines.setdefault(facts, []).append(run.name)
     names = list(dict.fromkeys(name for facts in machines for name, _ in facts))
     head = ["", *(_names(runs) if len(machines) > 1 else "all runs" for runs in machines.values())]
@@ -360,21 +391,6 @@ def receipts(material: Material) -> Section:
     caption = "The first 12 digits of SHA-256 fingerprints; the runs' receipts have all of them."
     blocks = [Table(head, rows), Table(columns, prints, caption=caption)]
     return Section("Receipts", blocks)
-
-
-def _machine(receipt: Mapping[str, Any]) -> dict[str, str]:
-    machine, numeric = receipt.get("machine") or {}, receipt.get("numeric") or {}
-    found = {
-        "farthing": receipt.get("farthing"),
-        "machine": machine.get("device_name") or machine.get("cpu"),
-        "processor": machine.get("cpu"),
-        "cores": machine.get("physical_cores"),
-        "memory": memory(machine["memory_total"]) if isinstance(machine.get("memory_total"), int) else None,
-        "threads": machine.get("threads"),
-        "system": " ".join(str(numeric[name]) for name in ("system", "architecture") if name in numeric) or None,
-        **{name: numeric.get(name) for name in ("python", "torch", "numpy")},
-    }
-    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def remarks(material: Material) -> Section | None:
