@@ -322,6 +322,19 @@ def test_a_search_is_drawn_and_told(tmp_path: Path) -> None:
     assert "1 run of trials: pruned" in text
 
 
+@pytest.mark.parametrize(("kept", "best"), [(["wide", "deep"], "deep"), (["wide"], "wide"), ([], "lucky")])
+def test_the_best_of_a_climb_is_what_it_has_come_to(tmp_path: Path, kept: list[str], best: str) -> None:
+    for number, (name, bits) in enumerate(
+        {"base": 1.5, "wide": 1.4, "deep": 1.3, "deep-2": 1.25, "lucky": 1.2}.items()
+    ):
+        write_arm(tmp_path, name, {1: bits, 2: bits}, recipe={"model.n_layer": number + 1})
+    outcomes = {name: "kept" if name in kept else "rolled back" for name in ("wide", "deep")}
+    decisions = [{**_decision(name, outcome, -0.1), "arm": name} for name, outcome in outcomes.items()]
+    question = Question("climb", "up", {}, {"decisions": decisions, "ended": "", "confirmation": None})
+    material = material_of(tmp_path, question=question)
+    assert material.best.name == best
+
+
 def test_a_search_in_which_nothing_is_complete_is_told_too(tmp_path: Path) -> None:
     write_run(tmp_path, "trial-00003-seed-1", 1.41)
     empty = {**SEARCH, "best": None, "history": [], "slices": {}, "parallel": [], "importance": {}, "trends": [],

@@ -140,13 +140,28 @@ class Material:
 
     @property
     def best(self) -> Arm:
-        """The arm with the lowest mean score, of a search that of its best trial; the first where none has one."""
-        best = self.question.found.get("best") if self.question.kind == "search" else None
-        winner = best.get("trial") if isinstance(best, Mapping) else None
+        """The arm with the lowest mean score, the first where none has one.
+
+        Of a search that of its best trial, and of a climb the best that it has come to: what it rolled back may have a
+        lower mean, by noise.
+        """
+        winner = self._winner
         for arm in self.arms:
-            if winner is not None and any(run.name.startswith(f"{winner}-") for run in arm.runs):
+            if winner is not None and any(run.name.startswith(f"{winner}-seed") for run in arm.runs):
                 return arm
         return min(self.arms, key=self._rank)
+
+    @property
+    def _winner(self) -> str | None:
+        """What the runs of the best are called, where a search or a climb has decided on it."""
+        found = self.question.found
+        if self.question.kind == "search":
+            best = found.get("best")
+            return best.get("trial") if isinstance(best, Mapping) else None
+        if self.question.kind != "climb":
+            return None
+        kept = [one for one in found.get("decisions", []) if one["outcome"] == "kept"]
+        return kept[-1]["arm"] if kept else None
 
     @property
     def ranked(self) -> list[Arm]:
