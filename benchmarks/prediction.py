@@ -1,11 +1,11 @@
-"""Does a law that is fitted to small runs say what ten times the largest of them buys?
+"""Does a law that is fitted to small runs say what ten times the largest of them buys, or three times?
 
     python benchmarks/prediction.py                 (about half an hour on two cores; stopped, the same command goes on)
     python benchmarks/prediction.py --write         (the table in docs/compare.md, from benchmarks/results/prediction.json)
 
-The default recipe's text and optimizer, models of 0.4 to 2.6 million parameters, for 0.5, 1.5 and 5 TFLOP each. `farthing
-plan --predict` then says, before they are trained, what three sizes will score for ten times the most of that, and which
-size is best; and they are trained. Scores are what counts here, so two runs share the machine.
+The default recipe's text and optimizer, models of 0.4 to 2.6 million parameters, for 0.5, 1.5 and 5 TFLOP each; then 15
+TFLOP. `farthing plan --predict` says, of 50 TFLOP, what three sizes will score, from those that took a tenth at most and
+from all of them; and they are trained. Scores are what counts here, so two runs share the machine.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SMALL = [
     *((size, flops) for size in ("64x2", "96x3", "128x4", "192x4") for flops in (1.5e12, 5e12)),
     *((size, 5e11) for size in ("64x2", "96x3", "128x4")),
 ]
+MIDDLE = [(size, 1.5e13) for size in ("64x2", "96x3", "128x4", "192x4")]
 LARGE = [(size, 5e13) for size in ("128x4", "192x4", "256x5")]
 
 
@@ -42,20 +43,19 @@ class Law:
         self._runs, self._workers = runs, workers
 
     def carry_out(self) -> dict[str, Any]:
-        """Train the small, predict, train the large."""
+        """Train the small, predict, train more, predict again, train the large."""
         small = self._train("small", SMALL)
-        predicted = [self._predict(size, flops) for size, flops in LARGE]
+        tenth = [self._predict(size, flops, "small-*") for size, flops in LARGE]
+        middle = self._train("middle", MIDDLE)
+        third = [self._predict(size, flops, "[sm]*-*") for size, flops in LARGE]
         large = self._train("large", LARGE)
-        return {
-            "small": small,
-            "large": [{**told, **measured} for told, measured in zip(predicted, large, strict=True)],
-            "fit": predicted[0]["fit"],
-        }
+        told = zip(tenth, third, large, strict=True)
+        return {"small": small, "middle": middle, "large": [{"tenth": a, "third": b, **came} for a, b, came in told]}
 
     def _train(self, kind: str, runs: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
         def train(asked: tuple[str, float]) -> dict[str, Any]:
             size, flops = asked
-            name = f"{kind}-{size}-{flops:.0e}".replace("+", "")
+            name = f"{kind}-{size}-{flops:g}".replace("+", "")
             # An arm of one seed, since an arm that was broken off goes on by the same command.
             bench.farthing(
                 "train", *_recipe(size, flops), "--seeds", "1", "--name", name, "--runs", self._runs, "--quiet"
@@ -68,17 +68,12 @@ class Law:
         with ThreadPoolExecutor(self._workers) as pool:
             return list(pool.map(train, runs))
 
-    def _predict(self, size: str, flops: float) -> dict[str, Any]:
-        small = str(Path(self._runs) / "small-*")
-        _, plan = bench.farthing("plan", *_recipe(size, flops), "--predict", small, "--runs", self._runs, "--quiet")
+    def _predict(self, size: str, flops: float, runs: str) -> dict[str, Any]:
+        known = str(Path(self._runs) / runs)
+        _, plan = bench.farthing("plan", *_recipe(size, flops), "--predict", known, "--runs", self._runs, "--quiet")
         found = plan["predicted"]
-        print(size, found["bits_per_byte"], flush=True)
-        return {
-            "predicted": found["bits_per_byte"],
-            "best_parameters": found["best_parameters"],
-            "notes": found["notes"],
-            "fit": found["fit"],
-        }
+        print(size, runs, found["bits_per_byte"], flush=True)
+        return {key: found[key] for key in ("bits_per_byte", "best_parameters", "notes", "fit")}
 
 
 def _recipe(size: str, flops: float) -> list[str]:
@@ -89,11 +84,11 @@ def _recipe(size: str, flops: float) -> list[str]:
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """What was promised and what came, as lines of Markdown."""
-    yield "| model | parameters | tokens | promised bits per byte | came |"
-    yield "|---|---|---|---|---|"
+    yield "| model | parameters | tokens | promised from a tenth | promised from a third | came |"
+    yield "|---|---|---|---|---|---|"
     for one in found["large"]:
-        said = one["predicted"]
-        promised = f"{said['value']:.3f} ({said['low']:.3f} to {said['high']:.3f})"
+        told = [one[part]["bits_per_byte"] for part in ("tenth", "third")]
+        promised = " | ".join(f"{said['value']:.3f} ({said['low']:.3f} to {said['high']:.3f})" for said in told)
         million = f"{one['parameters'] / 1e6:.1f} M | {one['spent']['tokens'] / 1e6:.1f} M"
         yield f"| {one['size']} | {million} | {promised} | {one['bits_per_byte']:.3f} |"
 
@@ -109,7 +104,6 @@ def main() -> None:
         bench.write("prediction", Law(chosen.runs, chosen.workers).carry_out())
     found = bench.read("prediction")
     print("\n".join(table(found)))
-    print(json.dumps(found["fit"]["ten_times"], indent=1))
     if chosen.write:
         bench.put_between(PAGE, BEGIN, "<!-- to here -->", list(table(found)))
 

@@ -65,6 +65,8 @@ def test_a_faulty_space_is_one_line(tmp_path: Path, space: str, words: list[str]
     [
         ("sampler.kind = 'tpee'", ["tpee", "did you mean tpe?"]),
         ("pruner.kind = 'wilcoxon'", ["seeds"]),
+        ("seeds = [1, 2, 3, 4]\npruner.kind = 'wilcoxon'", ["can never stop a trial of 4", "give at least 5 seeds"]),
+        ("seeds = [1, 2]\npruner = { kind = 'wilcoxon', level = 0.3 }", ["give at least 3 seeds"]),
         ("seeds = [1, 1]", ["given twice"]),
         ("seeds = []", ["seeds"]),
         ("changes.optimizer.lr = 0.1", ["optimizer.lr", "[changes]"]),
@@ -102,6 +104,35 @@ def test_overrides_are_for_the_recipe_or_with_a_prefix_for_the_search(tmp_path: 
     assert found.search.budget.trials == 7
     with pytest.raises(UserError, match="command line"):
         asked(tmp_path, overrides=["optimizer.lr=3"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["evaluate.legacy=titles", "budget.steps=3", "budget.steps=4"],
+        ["budget.steps=none", "budget.epochs=2", "search.budget.trials=7"],
+        ["optimizer.kind=muon"],  # which the file changes to sgd, and the recipe has
+        ["optimizer.kind=sgd", "optimizer.momentum=0.2"],
+    ],
+)
+def test_what_a_folder_keeps_means_the_same_search_by_itself(tmp_path: Path, overrides: list[str]) -> None:
+    text = SEARCH.replace("[tied]\n", "").replace(
+        '"optimizer.weight_decay" = { of = "optimizer.lr", times = 0.1 }\n', ""
+    )
+    furnish(tmp_path, text.replace("[space]", "[changes]\n'optimizer.kind' = 'sgd'\noptimizer.momentum = 0.7\n[space]"))
+    recipe = (tmp_path / "small.toml").read_text("utf-8")
+    (tmp_path / "small.toml").write_text(recipe.replace('kind = "adamw"', 'kind = "muon"\nmomentum = 0.83'), "utf-8")
+    found = read(str(tmp_path / "s.toml"), Recipe, overrides)
+    folder = tmp_path / "runs" / "s"
+    folder.mkdir(parents=True)
+    (folder / "search.toml").write_text(found.as_toml(folder), "utf-8")
+    again = read(str(folder / "search.toml"), Recipe)
+    assert again.space.base == found.space.base and again.space.dimensions == found.space.dimensions
+    assert again.search.model_copy(update={"changes": {}, "recipe": ""}) == found.search.model_copy(
+        update={"changes": {}, "recipe": ""}
+    )
+    assert again.as_toml(folder) == found.as_toml(folder)
 
 
 def test_quoted_paths_and_tables_are_the_same(tmp_path: Path) -> None:

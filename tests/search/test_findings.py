@@ -13,9 +13,12 @@ import pytest
 
 from farthing import config
 from farthing.errors import UserError
+from farthing.recipe import Recipe
 from farthing.report import ladder
-from farthing.report.blocks import Table
-from farthing.search.findings import LEVEL, confirmation, counts, find, importance, to_hold_out, trends
+from farthing.report.blocks import Paragraph, Table
+from farthing.search.account import counts
+from farthing.search.check import read
+from farthing.search.findings import EXACT, LEVEL, confirmation, find, importance, to_hold_out, trends
 from farthing.search.record import Folder, Record, Refused
 from farthing.search.space import Drawn, Options, Range
 from search.small import SEARCH, asked, record, search_of
@@ -44,12 +47,58 @@ def test_trends_in_words_and_numbers() -> None:
     assert sum(value["n"] for value in heads["values"]) == 40
 
 
-def test_trends_where_there_are_none_are_as_rare_as_said() -> None:
-    alarms = sum(
-        any(one["p_corrected"] <= LEVEL for one in trends(points(24, effect=0.0, seed=seed))) for seed in range(200)
-    )
-    # 200 null searches at 5 %: 10 expected; above 20 has a chance below 0.2 %.
-    assert alarms <= 20
+def unrelated(count: int, parameters: int, seed: int) -> list[tuple[dict[str, Any], float]]:
+    """Scores that know nothing of any parameter."""
+    chance = np.random.default_rng([seed, count, parameters])
+    names = [f"p{number}" for number in range(parameters)]
+    return [(dict(zip(names, chance.random(parameters).tolist(), strict=True)), chance.random()) for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [4, 5, 8, 24])
+@pytest.mark.parametrize("kind", ["one number", "three numbers", "with ties and words"])
+def test_trends_where_there_are_none_are_as_rare_as_said(count: int, kind: str) -> None:
+    def null(seed: int) -> list[tuple[dict[str, Any], float]]:
+        if kind == "with ties and words":
+            return points(count, effect=0.0, seed=seed)
+        return unrelated(count, 1 if kind == "one number" else 3, seed)
+
+    alarms = sum(any(one["p_corrected"] <= LEVEL for one in trends(null(seed))) for seed in range(400))
+    # 400 null searches at 5 %: at most 20 expected, and above 34 has a chance of 0.1 %.
+    assert alarms <= 34
+
+
+def test_p_of_few_trials_is_that_of_all_orders() -> None:
+    def p(values: list[Any], scores: list[float]) -> float:
+        [found] = trends([({"a": value}, score) for value, score in zip(values, scores, strict=True)])
+        return float(found["p"])
+
+    assert p([1, 2, 3, 4], [0.4, 0.3, 0.2, 0.1]) == pytest.approx(2 / 24), "a perfect order, or its reverse"
+    assert p([1, 2, 3, 4, 5], [0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 120)
+    assert p([1, 1, 2, 2], [0.1, 0.2, 0.3, 0.4]) == pytest.approx(8 / 24), "ties are orders too"
+    assert p(["a", "a", "b", "b"], [0.1, 0.2, 0.3, 0.4]) == pytest.approx(8 / 24)
+    assert p([1, 2, 3, 4], [0.1] * 4) == 1.0
+
+
+def test_p_is_near_that_of_the_textbook_where_trials_are_many() -> None:
+    from scipy import stats
+
+    chance = np.random.default_rng(3)
+    for count in (EXACT + 1, 60):
+        values = chance.integers(0, 5, count)
+        scores = chance.random(count) - 0.1 * values
+        rows = list(zip(values.tolist(), scores.tolist(), strict=True))
+        [number] = trends([({"a": value}, score) for value, score in rows])
+        [word] = trends([({"a": f"v{value}"}, score) for value, score in rows])
+        assert number["spearman"] == pytest.approx(stats.spearmanr(values, scores).statistic)
+        assert number["p"] == pytest.approx(
+            stats.permutation_test(
+                (values,), lambda order, scores=scores: stats.spearmanr(order, scores).statistic,
+                permutation_type="pairings", n_resamples=2000, rng=1,
+            ).pvalue, abs=0.03,
+        )  # fmt: skip
+        groups = [scores[values == one] for one in set(values.tolist())]
+        assert word["p"] == pytest.approx(stats.kruskal(*groups).pvalue, abs=0.05)
+        assert trends([({"a": value}, score) for value, score in rows]) == [number], "the same trials tell the same"
 
 
 def test_too_little_tells_nothing() -> None:
@@ -106,7 +155,8 @@ def test_held_out_scores_stand_beside_those_that_confirm(tmp_path: Path) -> None
     folder.make("")
     table = config.to_table(found.space.propose(lambda name, at, domain: domain.at(0.0)).recipe)
     runs = [*confirming("trial-00000", [2.3, 2.4]), *confirming("base", [2.6, 2.7])]
-    done = [record(0, 2.0, recipe=table), *(replace(one, recipe=table) for one in runs)]
+    base = config.to_table(found.space.base)
+    done = [record(0, 2.0, recipe=table), *(replace(one, recipe=base if one.of == "base" else table) for one in runs)]
     arms = {one.id: folder.run(one, one.seeds[0]) for one in runs}
     for run in arms.values():
         run.path.mkdir()
@@ -139,6 +189,69 @@ def test_held_out_scores_stand_beside_those_that_confirm(tmp_path: Path) -> None
     last.result.unlink()
     assert to_hold_out(found, folder, done) == {}
     assert to_hold_out(asked(tmp_path, text), folder, done) == {}
+
+
+def test_trials_that_fit_no_more_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    old = asked(tmp_path, SEARCH, ["evaluate.legacy=titles"])
+    folder = Folder(tmp_path / "runs" / "s")
+    folder.make(old.as_toml(folder.path))
+    recipes = [config.to_table(old.space.propose(lambda name, at, domain, unit=unit: domain.at(unit)).recipe)
+               for unit in (0.1, 0.2, 0.3)]  # fmt: skip
+    records = [record(number, 2.0 + number, recipe=recipe, spent={"flops": 5.0}, text="f")
+               for number, recipe in enumerate(recipes)]  # fmt: skip
+    assert find(old, folder, records, "over")["left_out"] == 0 and folder.best.is_file()
+    new = asked(tmp_path)
+    told = find(new, folder, records, "over")
+    assert (told["trials"], told["complete"], told["best"], told["left_out"]) == (0, 0, None, 3)
+    assert told["left_out_because"] == "trial-00000 has evaluate.legacy=titles, now none"
+    assert told["spent"]["flops"] == 15.0, "what was spent is spent"
+    assert not folder.best.exists(), "it is of no trial that the findings tell of"
+    material: Any = SimpleNamespace(question=SimpleNamespace(found=told))
+    shown = " ".join(block.text for section in ladder.of_search(material) for block in section.blocks
+                     if isinstance(block, Paragraph))  # fmt: skip
+    assert "3 trials; trial-00000 has evaluate.legacy=titles, now none" in shown
+    # The folder's own SEARCH.toml says what the command line said, so that it asks for what these trials are.
+    again = read(str(folder.asked), Recipe)
+    assert find(again, folder, records, "over")["best"]["trial"] == "trial-00000"
+    narrow = asked(tmp_path, SEARCH.replace("high = 1e-1", "high = 2e-4"), ["evaluate.legacy=titles"])
+    because = find(narrow, folder, records, "over")["left_out_because"]
+    assert because.startswith("trial-00001 has optimizer.lr=0.000") and because.endswith(
+        "which the space does not hold"
+    )
+
+
+def test_runs_of_a_base_recipe_that_has_changed_confirm_nothing(tmp_path: Path) -> None:
+    text = SEARCH.replace("top = 0", "top = 1\nseeds = 2")
+    found, folder = asked(tmp_path, text), Folder(tmp_path / "runs" / "s")
+    folder.make("")
+    trial = config.to_table(found.space.propose(lambda name, at, domain: domain.at(0.0)).recipe)
+    base, other = (config.to_table(asked(tmp_path, text, words).space.base) for words in ([], ["budget.steps=3"]))
+    arms = [replace(one, recipe=trial) for one in confirming("trial-00000", [2.3, 2.4])]
+    for recipe, known in ((base, True), (other, False)):
+        bases = [replace(one, recipe=recipe) for one in confirming("base", [2.6, 2.7])]
+        told = find(found, folder, [record(0, 2.0, recipe=trial), *arms, *bases], "over")["confirmation"]
+        assert ("base" in told["arms"]) is known and bool(told["verdicts"]) is known
+
+
+def test_what_a_reader_must_know_of_the_numbers_is_noted(tmp_path: Path) -> None:
+    def notes(sampler: str, top: int) -> dict[str, str]:
+        text = SEARCH.replace('kind = "random"', sampler).replace("top = 0", f"top = {top}\nseeds = 1\nbase = false")
+        found, folder = asked(tmp_path, text), Folder(tmp_path / "runs" / "s")
+        folder.make("")
+        recipes = [config.to_table(found.space.propose(lambda name, at, domain, unit=unit: domain.at(unit)).recipe)
+                   for unit in (0.1, 0.2, 0.3, 0.4, 0.5)]  # fmt: skip
+        records = [record(number, 2.0 + number, recipe=recipe) for number, recipe in enumerate(recipes)]
+        runs = [replace(one, recipe=records[number].recipe) for number in range(top)
+                for one in confirming(f"trial-{number:05d}", [2.5 + number])]  # fmt: skip
+        told: dict[str, str] = find(found, folder, [*records, *runs], "over")["notes"]
+        return told
+
+    assert notes('kind = "random"', 1) == {}, "drawn at random, and nothing to choose from"
+    assert notes('kind = "tpe"', 1) == {}, "no more trials than those that it draws at random"
+    learnt = notes('kind = "tpe"\nstartup_trials = 2', 3)
+    assert learnt["trends"].startswith("tpe chose later trials by the scores of earlier ones")
+    assert "the lowest of 3 means" in learnt["confirmation"] and "a little too low" in learnt["confirmation"]
+    assert notes('kind = "cmaes"', 0).keys() == {"trends"}
 
 
 def test_counts_tell_refused_candidates_from_trials() -> None:

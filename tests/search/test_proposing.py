@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,58 @@ def test_a_candidate_that_is_too_dear_makes_room_for_a_smaller_one(tmp_path: Pat
         assert all(one.reason.startswith("too dear for what is left of budget.flops: ") for one in found.refused)
         passed_over += len(found.refused)
     assert passed_over > 0
+
+
+def test_trials_that_fit_no_more_leave_room_for_others(tmp_path: Path) -> None:
+    few = SEARCH.replace("flops = 300", "trials = 1")
+    old, folder = asked(tmp_path, few, ["evaluate.legacy=titles"]), made(tmp_path / "runs" / "s")
+    first = proposer(old, folder, Silent()).trial()
+    assert first is not None
+    folder.write(replace(first, state="complete", score=2.0))
+    assert proposer(old, folder, Silent()).trial() is None, "one trial was asked for"
+    today = asked(tmp_path, few)
+    second = proposer(today, folder, Silent()).trial()
+    assert second is not None and second.id != first.id
+    folder.write(replace(second, state="complete", score=2.5))
+    done = proposer(today, folder, Silent())
+    assert done.trial() is None and done.over == "budget.trials=1 are done"
+
+
+def test_a_base_recipe_that_has_changed_is_trained_anew_to_confirm(tmp_path: Path) -> None:
+    few = SEARCH.replace("flops = 300", "trials = 1").replace("top = 0", "top = 1\nseeds = 1")
+    folder, ids = made(tmp_path / "runs" / "s"), []
+    for words in ([], ["evaluate.legacy=titles"]):
+        found = asked(tmp_path, few, words)
+        now = proposer(found, folder, Silent())
+        trial = now.trial()
+        assert trial is not None
+        folder.write(replace(trial, state="complete", score=2.0))
+        now = proposer(found, folder, Silent())
+        while now.trial() is None and (run := now.confirmation()) is not None:
+            ids.append(run.id)
+            folder.write(replace(run, state="complete", score=2.0))
+            assert run.of != "base" or run.recipe == config.to_table(found.space.base)
+            now = proposer(found, folder, Silent())
+    assert ids == [
+        "confirm-trial-00000-seed-10001", "confirm-base-seed-10001",
+        "confirm-trial-00003-seed-10001", "confirm-base-2-seed-10001",
+    ]  # fmt: skip
+
+
+def test_nothing_is_confirmed_that_the_budget_has_no_room_for(tmp_path: Path) -> None:
+    search = SEARCH.replace("flops = 300", "minutes = 1").replace("top = 0", "top = 1\nseeds = 1")
+    folder = made(tmp_path / "runs" / "s")
+    trial = proposer(asked(tmp_path, search), folder, Silent()).trial()
+    assert trial is not None
+    folder.write(replace(trial, state="complete", score=2.0, spent={"flops": 1.0, "seconds": 61.0, "money": 0.0}))
+    small = proposer(asked(tmp_path, search), folder, Silent())
+    assert small.trial() is None and small.confirmation() is None
+    assert small.end(folder.records()) == (
+        "budget.minutes is spent; a larger budget goes on with 2 runs to confirm the best"
+    )
+    larger = proposer(asked(tmp_path, search, ["search.budget.minutes=4", "search.budget.trials=1"]), folder, Silent())
+    run = larger.confirmation() if larger.trial() is None else None
+    assert run is not None and run.id == f"confirm-{trial.id}-seed-10001"
 
 
 def test_a_budget_for_no_trial_is_one_line(tmp_path: Path) -> None:

@@ -69,6 +69,23 @@ def test_halving_lets_few_through_and_remembers_rungs(pruner: AnyPruner) -> None
     assert lowest.state == "complete" and lowest.rungs
 
 
+@pytest.mark.parametrize("level", [0.1, 0.05, 0.3, 0.126, 0.125])
+def test_wilcoxon_can_stop_a_trial_of_the_fewest_seeds_and_of_no_fewer(level: float) -> None:
+    pruner = Wilcoxon(level=level)
+
+    def stopped(count: int) -> bool:
+        seeds = list(range(count))
+        best = record(0, 2.0, seeds=seeds, scores={str(seed): 2.0 + seed / 100 for seed in seeds})
+        # Worse on every seed, and by ever more: no p is smaller. The last seed's end is the trial's own.
+        worse = [
+            record(1, None, state="running", seeds=seeds, scores={str(seed): 3 + seed / 10 for seed in range(ended)})
+            for ended in range(1, count)
+        ]
+        return any(judge(pruner, [best], one)[0] for one in worse)
+
+    assert stopped(pruner.fewest_seeds) and not stopped(pruner.fewest_seeds - 1)
+
+
 def test_wilcoxon_stops_a_trial_that_loses_on_seed_after_seed() -> None:
     seeds = list(range(8))
     best = record(0, 2.0, seeds=seeds, scores={str(seed): 2.0 + seed / 100 for seed in seeds})

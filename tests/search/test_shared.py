@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from farthing import config
 from farthing.errors import ResourceError, UserError
 from farthing.search.record import Folder, Record
 from farthing.search.shared import Shared, shown
-from search.small import done, furnish, record, start, stop_leftovers, wait_until
+from search.small import SEARCH, asked, done, furnish, record, start, stop_leftovers, wait_until
 
 if TYPE_CHECKING:
     from cluster import Cluster
@@ -61,6 +62,20 @@ def test_what_one_worker_tells_another_reads(server: Cluster, name: str, tmp_pat
     assert not first.update(replace(pruned, state="complete", score=1.0)), "what has ended has ended"
     # The files beside it say the same.
     assert Folder(tmp_path / "a").records() == second.records()
+    for ledger in (first, second):
+        ledger.close()
+
+
+def test_what_a_worker_leaves_keeps_nobody_waiting(server: Cluster, name: str, tmp_path: Path) -> None:
+    first, second = (open_ledger(server, name, tmp_path / who) for who in ("a", "b"))
+    stopped = begin(first)
+    assert stopped is not None and second.others_work() and second.unfinished() == []
+    first.leave(stopped.id)
+    assert [one.id for one in second.unfinished()] == [one.id for one in first.unfinished()] == [stopped.id]
+    assert not second.others_work(but={stopped.id}) and not first.others_work(but={stopped.id})
+    assert [one.state for one in second.records()] == ["running"], "it waits for a larger budget"
+    taken = second.take_over(stopped)
+    assert taken is not None and taken.attempt == 2 and first.others_work()
     for ledger in (first, second):
         ledger.close()
 
@@ -266,3 +281,23 @@ def test_three_workers_one_killed_no_trial_lost_none_counted_twice(server: Clust
     # Its run went on from its own checkpoint.
     for one in unfinished:
         assert '"resumed"' in Folder(folder).run(one, 1337).events.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_workers_whose_common_budget_is_used_up_all_come_to_the_end(server: Cluster, desk: Path) -> None:
+    words = ["s.toml", "budget.steps=100000", "--json", "--storage", server.url, "--name", "common"]
+    folder = Folder(desk / "runs" / "common")  # a study of its own
+    folder.make("")
+    space = asked(desk, SEARCH, [words[1]]).space
+    for number in range(2):
+        # Begun before: nothing as long as this would begin within so small a budget.
+        table = config.to_table(space.propose(lambda name, at, domain, unit=number / 3: domain.at(unit)).recipe)
+        assert folder.create(record(number, None, state="running", recipe=table))
+    words += ["search.budget.minutes=0.2", "search.heartbeat_seconds=1"]
+    workers = [start(*words, cwd=desk) for _ in range(2)]
+    for answer in [done(worker) for worker in workers]:
+        assert (answer["trials"], answer["complete"], answer["running"]) == (2, 0, 2)
+        assert answer["ended"] == "budget.minutes is spent; a larger budget goes on with 2 stopped trials"
+    found = folder.records()
+    assert [one.state for one in found] == ["running"] * 2 and sum(one.spent["seconds"] for one in found) >= 12
+    assert not any(folder.run(one, 1337).is_locked() for one in found)

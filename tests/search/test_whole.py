@@ -7,7 +7,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,93 @@ def test_what_has_ended_stays_as_it_is(ended: tuple[Path, dict[str, Any]], tmp_p
     narrower = done(start("s.toml", "--json", cwd=copy))
     assert narrower["best"]["parameters"]["optimizer.lr"] == 1e-3
     assert read_json(copy / "runs/s/findings.json")["left_out"] == 2
+
+
+def begun_anew(folder: Path, number: int) -> Record:
+    """A trial as if its run had been begun and then lost."""
+    [old] = [one for one in records(folder) if one.role == "trial" and one.number == number]
+    begun = replace(old, state="running", score=None, scores={}, spent={}, curve={})
+    Folder(folder).write(begun)
+    shutil.rmtree(Folder(folder).run(old, 1337).path)
+    return begun
+
+
+def test_a_search_whose_budget_is_used_up_has_ended(ended: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    desk, answer = ended
+    copy = tmp_path / "desk"
+    shutil.copytree(desk, copy)
+    folder = copy / "runs" / "s"
+    begun = begun_anew(folder, 0)
+    (folder / "findings.json").unlink()
+    for _ in range(2):
+        small = done(start("s.toml", "search.budget.minutes=0.01", "--json", cwd=copy))
+        assert (small["trials"], small["complete"], small["running"]) == (2, 1, 1)
+        assert small["ended"] == "budget.minutes is spent; a larger budget goes on with 1 stopped trial"
+        assert small["best"]["trial"] == answer["best"]["trial"] and (folder / "best.toml").is_file()
+        assert read_json(folder / "findings.json")["ended"] == small["ended"]
+        assert next(one for one in records(folder) if one.id == begun.id) == begun, "it was not begun again"
+    more = done(start("s.toml", "--json", cwd=copy))
+    assert (more["trials"], more["complete"], more["running"]) == (2, 2, 0) and more["ended"] == answer["ended"]
+    assert next(one for one in records(folder) if one.id == begun.id).scores == records(desk / "runs" / "s")[1].scores
+
+
+def test_a_run_is_stopped_where_the_budget_ends_and_goes_on_with_a_larger_one(desk: Path) -> None:
+    folder = Folder(desk / "runs" / "s")
+    folder.make("")
+    words = ["s.toml", "--json", "budget.steps=100000", "search.budget.trials=1", "search.budget.minutes=0.1"]
+    table = config.to_table(
+        asked(desk, SEARCH, words[2:]).space.propose(lambda name, at, domain: domain.at(0.0)).recipe
+    )
+    assert folder.create(record(0, None, state="running", recipe=table))
+    for _ in range(2):
+        answer = done(start(*words, cwd=desk))
+        assert (answer["trials"], answer["complete"], answer["running"]) == (1, 0, 1)
+        assert answer["best"] is None and answer["ended"].startswith("budget.minutes is spent; a larger budget goes on")
+        [stopped] = folder.records()
+        assert stopped.state == "running" and stopped.spent["seconds"] >= 6.0 and stopped.attempt == 2
+        assert not folder.run(stopped, 1337).is_locked()
+    larger = done(start(*words[:-1], f"search.budget.minutes={stopped.spent['seconds'] / 60 + 0.05}", cwd=desk))
+    assert larger["running"] == 1 and folder.records()[0].attempt == 3
+
+
+def test_trials_that_fit_no_more_are_told_and_others_take_their_place(
+    ended: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    desk, answer = ended
+    copy = tmp_path / "desk"
+    shutil.copytree(desk, copy)
+    folder = copy / "runs" / "s"
+    words = ["s.toml", "data.validation=0.3", "search.budget.trials=2"]  # another text to be scored on
+    search = start(*words, "--json", cwd=copy)
+    out, err = search.communicate(timeout=300)
+    told = json.loads(out.splitlines()[-1])
+    assert search.returncode == 0 and (told["trials"], told["complete"], told["left_out"]) == (2, 2, 2), err
+    [line] = [line for line in err.splitlines() if line.startswith("left out")]
+    assert line.endswith(f": {told['left_out_because']}") and "data.validation=" in line and "now 0.3" in line
+    assert told["best"]["trial"] not in {one.id for one in records(desk / "runs" / "s")}
+    assert told["spent"]["flops"] > answer["spent"]["flops"], "all that was spent"
+    # The folder's own SEARCH.toml is this search, the command line's settings included.
+    again = done(start(str(folder / "search.toml"), "--name", "s", "--json", cwd=copy))
+    assert again == told
+
+
+@pytest.mark.slow
+def test_a_stop_leaves_something_to_report(desk: Path) -> None:
+    folder = desk / "runs" / "s"
+    search = start("s.toml", *LONG, cwd=desk)
+    wait_until(lambda: folder.exists() and [one.state for one in records(folder)] == ["complete", "running"], search,
+               seconds=300)  # fmt: skip
+    search.send_signal(signal.SIGTERM)
+    _, err = search.communicate(timeout=60)
+    assert search.returncode == 75, err
+    found = read_json(folder / "findings.json")
+    assert (found["ended"], found["complete"], found["running"]) == ("", 1, 1)
+    assert found["best"]["trial"] == "trial-00000" and found["confirmation"] is None
+    assert not list(folder.glob(".tmp-*"))
+    report = subprocess.run(
+        [sys.executable, "-m", "farthing", "report", str(folder)], cwd=desk, capture_output=True, text=True, check=False
+    )
+    assert report.returncode == 0, report.stderr
 
 
 def test_status_reads_files_alone(ended: tuple[Path, dict[str, Any]]) -> None:
@@ -260,7 +350,7 @@ def test_winner_and_base_are_scored_on_the_test_text_once(desk: Path) -> None:
 def test_a_trial_that_never_gets_to_a_checkpoint_is_given_up(desk: Path) -> None:
     folder = Folder(desk / "runs" / "s")
     folder.make("")
-    table = config.to_table(asked(desk).space.base)
+    table = config.to_table(asked(desk).space.propose(lambda name, at, domain: domain.at(0.0)).recipe)
     assert folder.create(record(0, None, state="running", recipe=table, fruitless=4))
     answer = done(start("s.toml", "--json", "search.budget.trials=1", cwd=desk))
     assert (answer["trials"], answer["failed"]) == (1, 1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from farthing.search.study import Ledger
 
 _ANSWER = ("best", "trials", "refused", "failed", "pruned", "complete", "running", "folder", "ended", "spent",
-           "confirmation", "trends", "importance")  # fmt: skip
+           "confirmation", "trends", "importance", "left_out", "left_out_because", "notes")  # fmt: skip
 STORAGE = "FARTHING_STORAGE"
 """environment variable that may hold the database's URL, which has a password in it"""
 
@@ -91,7 +91,7 @@ def search(
 
 
 def _carry_out(asked: Asked, path: Path, storage: str | None, workers: int, device: str, quiet: bool) -> dict[str, Any]:
-    from farthing import config
+    from farthing.errors import FarthingError, Preempted
     from farthing.search.conduct import Conductor
     from farthing.search.findings import find
     from farthing.search.plans import Planner
@@ -100,16 +100,21 @@ def _carry_out(asked: Asked, path: Path, storage: str | None, workers: int, devi
     from farthing.search.study import Files
 
     folder = Folder(path)
-    folder.make(config.to_toml(asked.search))
+    folder.make(asked.as_toml(path))
     screen = Screen(asked, quiet=quiet)
 
     def work(ledger: Ledger) -> dict[str, Any]:
+        folder.note_asked(asked.as_toml(path))
         try:
             with Planner(path, device) as planner:
                 conductor = Conductor(asked, folder, ledger, planner, screen, workers=workers, device=device)
                 screen.opening(ledger.records())
                 ended = conductor.run()
             return find(asked, folder, ledger.records(), ended)
+        except Preempted:
+            with suppress(FarthingError, OSError):  # what has been found can be reported on; stopping comes first
+                find(asked, folder, ledger.records(), "")
+            raise
         finally:
             ledger.close()
 
@@ -133,13 +138,19 @@ class Screen:
 
     def opening(self, records: Sequence[Record]) -> None:
         """What is about to happen, and what an earlier sitting has done."""
-        from farthing.search.findings import counts
+        from farthing.search.account import counts
+        from farthing.search.study import History
 
-        search, done = self._asked.search, counts(records)
+        history = History(self._asked.space)
+        search, done = self._asked.search, counts(history.belong(records))
         names = ", ".join(self._asked.space.dimensions)
         self._say(f"searching {names} by {search.sampler.kind.replace('_', '-')}, up to {_budget(search.budget)}")
         if done["trials"]:
             self._say(f"going on after {done['trials']} trials")
+        if because := history.why_left_out(records):
+            count = len(history.left_out(records))
+            what = f"{count} earlier trial{'s' if count > 1 else ''}"
+            self._say(f"left out, but for the cost: {what} that could not be proposed any more: {because}")
 
     def began(self, record: Record) -> None:
         """A trial or a confirmation run begins or goes on."""
@@ -209,6 +220,8 @@ def _conclude(found: dict[str, Any]) -> None:
     from farthing.sinks.legible import legible
 
     told = f"{found['trials']} trials: {found['complete']} complete, {found['pruned']} pruned, {found['failed']} failed"
+    told += f", {found['running']} stopped" if found["running"] else ""
+    told += f", {found['left_out']} earlier ones left out" if found["left_out"] else ""
     write(f"{told}; {found['refused']} candidates refused" + (f" ({found['ended']})" if found["ended"] else ""))
     winner = found["best"]
     if winner is None:
@@ -218,9 +231,13 @@ def _conclude(found: dict[str, Any]) -> None:
         write(f"  {path} = {legible(_brief(value))}")
     if found["confirmation"] is not None:
         _print_confirmation(found["confirmation"], print_columns)
+    if "confirmation" in found["notes"]:
+        write(found["notes"]["confirmation"])
     for trend in found["trends"]:
         share = found["importance"].get(trend["path"])
         write(legible(trend["words"] + ("" if share is None else f"; importance {share:.0%}")))
+    if found["trends"] and "trends" in found["notes"]:
+        write(found["notes"]["trends"])
     write(f"train it with: farthing train {winner['recipe']}")
 
 
@@ -239,7 +256,7 @@ def _print_confirmation(confirmed: dict[str, Any], print_columns: Any) -> None:
 def _status(path: Path, *, as_json: bool) -> None:
     """How a search stands."""
     from farthing.cli.listing import print_columns, write
-    from farthing.search.findings import counts
+    from farthing.search.account import counts
     from farthing.search.record import Folder
 
     folder = Folder.open(path)

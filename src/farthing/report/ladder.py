@@ -231,7 +231,8 @@ def of_search(material: Material) -> Iterator[Section]:
     if mattered:
         yield Section("What mattered", mattered)
     if found.get("confirmation"):
-        yield Section("Confirmation", list(_of_fresh_seeds(found["confirmation"])))
+        note = (found.get("notes") or {}).get("confirmation")
+        yield Section("Confirmation", list(_of_fresh_seeds(found["confirmation"], note)))
 
 
 def _trials(found: Mapping[str, Any]) -> Iterator[Block]:
@@ -240,6 +241,9 @@ def _trials(found: Mapping[str, Any]) -> Iterator[Block]:
     yield Paragraph(
         f"{found.get('trials', 0)} trials: {counts}; {found.get('refused', 0)} candidates refused. End: {ended}."
     )
+    if found.get("left_out"):
+        because = found.get("left_out_because") or "the search was changed"
+        yield Paragraph(f"Left out, since they do not fit what was asked last: {found['left_out']} trials; {because}.")
     if (figure := history_figure(found.get("history", []))) is not None:
         yield Picture(figure)
     trials = sorted(found.get("parallel", []), key=lambda one: one["score"])
@@ -265,6 +269,8 @@ def _trials(found: Mapping[str, Any]) -> Iterator[Block]:
 def _mattered(found: Mapping[str, Any]) -> Iterator[Block]:
     if trends := found.get("trends"):
         yield Listing([one["words"] for one in trends])
+        if note := (found.get("notes") or {}).get("trends"):
+            yield Paragraph(f"{note}.", "quiet")
     figures = (
         importance_figure(found.get("importance", {})),
         slices_figure(found.get("slices", {})),
@@ -273,7 +279,7 @@ def _mattered(found: Mapping[str, Any]) -> Iterator[Block]:
     yield from (Picture(figure) for figure in figures if figure is not None)
 
 
-def _of_fresh_seeds(confirmed: Mapping[str, Any]) -> Iterator[Block]:
+def _of_fresh_seeds(confirmed: Mapping[str, Any], note: str | None) -> Iterator[Block]:
     rows: list[list[str | Cell]] = []
     looked = any(arm.get("held_out") for arm in confirmed["arms"].values())
     for name, arm in confirmed["arms"].items():
@@ -288,6 +294,7 @@ def _of_fresh_seeds(confirmed: Mapping[str, Any]) -> Iterator[Block]:
     caption = (
         "Fresh seeds, so that the winner is not the luckiest of the trials: their scores in the search are not in this."
     )
+    caption += f" But {note}." if note else ""
     yield Table(head, rows, frozenset({1, 2, 3, 4, 5, 7} if looked else {1, 2, 3, 4, 5}), caption)
 
 

@@ -179,9 +179,17 @@ class Wilcoxon(Section):
 
     kind: Literal["wilcoxon"] = "wilcoxon"
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """p below which a trial is stopped"""
+    """p below which a trial is stopped; the smallest that k finished seeds can show is 1 / 2^k"""
     startup_seeds: Annotated[int, Field(ge=2)] = 2
     """finished seeds before it may be stopped"""
+
+    @property
+    def fewest_seeds(self) -> int:
+        """Seeds a trial from which one can be stopped: where k have ended, all worse, p is 1 / 2^k, and one is left."""
+        pairs = self.startup_seeds
+        while 0.5**pairs >= self.level:
+            pairs += 1
+        return pairs + 1
 
 
 AnyPruner = Annotated[NoPruner | Median | SuccessiveHalving | Hyperband | Wilcoxon, Field(discriminator="kind")]
@@ -284,6 +292,10 @@ class Search(Section):
             raise ValueError("space: is empty; name at least one parameter")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: a seed is given twice")
-        if isinstance(self.pruner, Wilcoxon) and len(self.seeds) <= self.pruner.startup_seeds:
-            raise ValueError(f"pruner.kind=wilcoxon compares seeds: give more than {self.pruner.startup_seeds} seeds")
+        if isinstance(self.pruner, Wilcoxon) and len(self.seeds) < self.pruner.fewest_seeds:
+            raise ValueError(
+                f"pruner.kind=wilcoxon compares seeds, and at pruner.level={self.pruner.level:g} and "
+                f"pruner.startup_seeds={self.pruner.startup_seeds} it can never stop a trial of {len(self.seeds)}: "
+                f"give at least {self.pruner.fewest_seeds} seeds"
+            )
         return self

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from farthing import config
 from farthing.errors import nearest
@@ -30,12 +33,40 @@ class Asked:
         space: what may be proposed.
         path: the file.
         base: the base recipe as best.toml should name it: a shipped name, or a file.
+        overrides: `path=value` for the base recipe, as they were given beside the file.
     """
 
     search: Search
     space: Space
     path: Path
     base: str
+    overrides: Sequence[str] = ()
+
+    def as_toml(self, folder: Path) -> str:
+        """The search as a SEARCH.toml in this folder that means the same by itself: overrides are among its changes."""
+        schema, base = self.space.schema, self.space.base
+        table, _ = config.load_table(schema, self.base)
+        changes = config.override(config.override({}, self.search.changes), self.overrides)
+        again = config.build(schema, config.override(config.with_kinds(schema, table), changes))
+        # A kind that the file changes and an override changes back has lost what the recipe said of it.
+        lost = {one.path: one.new for one in config.diff(again, base) if one.path not in self.space.order}
+        asked = {"changes": config.override(changes, lost), "recipe": self._named(folder)}
+        return config.to_toml(self.search.model_copy(update=asked))
+
+    def difference(self, recipe: Section, folder: Path) -> str:
+        """A recipe as a TOML file in this folder that says what differs from the base recipe."""
+        changed: config.Table = {}
+        for change in config.diff(config.load(self.space.schema, self.base), recipe):
+            patch: Any = "none" if change.new is None else change.new
+            if change.path in config.flatten(recipe):
+                for key in reversed(change.path.split(".")):
+                    patch = {key: patch}
+                changed = config.merge(changed, patch)
+        return tomli_w.dumps({"base": self._named(folder), **changed})
+
+    def _named(self, folder: Path) -> str:
+        """The base recipe as a file in this folder names it."""
+        return os.path.relpath(self.base, folder) if Path(self.base).is_file() else self.base
 
 
 def read(name: str, schema: type[Section], overrides: Sequence[str] = ()) -> Asked:
@@ -51,17 +82,18 @@ def read(name: str, schema: type[Section], overrides: Sequence[str] = ()) -> Ask
     """
     path = find_file(name, "search")
     own = [one.removeprefix(OWN) for one in overrides if one.startswith(OWN)]
+    others = [one for one in overrides if not one.startswith(OWN)]
     search = read_search(path, own)
     base = base_recipe(path, search.recipe)
     table, _ = config.load_table(schema, base)
     changed = config.override(config.with_kinds(schema, table), dict(search.changes))
-    changed = config.override(changed, [one for one in overrides if not one.startswith(OWN)])
+    changed = config.override(changed, others)
     recipe = config.build(schema, changed, source=None if search.changes or overrides else path)
     space = Space(schema, recipe, dimensions(search, path), ties(search, path), path)
     fixed = [*paths_in(search.changes), *(one.partition("=")[0].strip() for one in overrides)]
     _check_paths(space, fixed)
     _check_values(space)
-    return Asked(search, space, path, base)
+    return Asked(search, space, path, base, others)
 
 
 def _check_paths(space: Space, fixed: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A sitting of a search: propose, plan, launch, watch, prune, record, until the budget is spent; then confirm the best.
+"""A sitting of a search: propose, plan, launch, watch, prune, record, until the budget is spent, and confirm the best.
 
 One loop and no threads: it looks at every run a few times a second. What it knows is written down before it acts on
 it, so that it may be killed at any line.
@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from farthing.errors import FarthingError, Preempted, UserError
+from farthing import config
+from farthing.errors import FarthingError, Preempted
+from farthing.rundir import RunDir
 from farthing.search import account, findings
 from farthing.search.check import Asked
-from farthing.search.launch import REFUSED, STOPPED, Job, Watch, held_out, score, shares, spent, take_held_out, wait
+from farthing.search.launch import REFUSED, STOPPED, Job, Watch, score, shares, spent, take_every_held_out, wait
 from farthing.search.plans import Planner
 from farthing.search.proposing import Proposer
-from farthing.search.pruning import judge
+from farthing.search.pruning import judge, pruned
 from farthing.search.record import Folder, Record, Refused
 from farthing.search.study import Ledger
 
@@ -121,6 +123,9 @@ class Conductor:
         self._signals = Signals()
         self._looked = self._idle_until = self._weighed_at = -float("inf")
         self._alike = 0
+        self._resting: set[str] = set()  # what was begun, and does not go on in this sitting
+        price = config.flatten(asked.space.base).get("budget.price_per_hour") or 0.0
+        self._rates = {"flops": 0.0, "seconds": 1.0, "money": price / 3600}  # of a second that a run holds the machine
         self._proposer = Proposer(
             asked, folder, ledger, planner, refused=listener.refused, stopping=lambda: bool(self._signals.asked)
         )
@@ -142,7 +147,8 @@ class Conductor:
                         self._halt()
                         raise self._preempted()
                     self._keep_within_budget()
-                    if self._fill() and not self._active and not self._ledger.others_work():
+                    over = self._fill() and not self._active and not self._ledger.others_work(but=self._resting)
+                    if over and not self._signals.asked:
                         return self._over()
                     time.sleep(PAUSE_SECONDS)
             except Preempted:
@@ -161,7 +167,7 @@ class Conductor:
         if time.monotonic() < self._idle_until:
             return False
         for slot in sorted(set(range(len(self._cores))) - {active.slot for active in self._active}):
-            record = self._left_over() or self._proposer.trial() or self._proposer.confirmation()
+            record = self._left_over() or self._proposer.trial() or self._proposer.confirmation(self._resting)
             if record is None:
                 self._idle_until = time.monotonic() + LOOK_SECONDS
                 return True
@@ -176,8 +182,10 @@ class Conductor:
         now = time.monotonic()
         if now - self._looked < min(self._search.heartbeat_seconds, 5):
             return None
-        for record in self._ledger.unfinished():
-            taken = self._ledger.take_over(record)
+        unfinished = self._ledger.unfinished()
+        self._resting = {one.id for one in unfinished if not self._proposer.may_go_on(one, unfinished)}
+        for record in unfinished:
+            taken = None if record.id in self._resting else self._ledger.take_over(record)
             if taken is None:
                 continue
             taken = self._weighed(taken)
@@ -191,7 +199,8 @@ class Conductor:
         """The record of a new sitting, and whether the one before has brought it any further."""
         runs = [self._folder.run(record, seed) for seed in record.seeds]
         saved = sum(max(run.checkpoint_steps(), default=0) for run in runs)
-        return replace(record, saved=saved, fruitless=0 if saved > record.saved else record.fruitless + 1)
+        fruitless = 0 if saved > record.saved else record.fruitless + 1
+        return replace(record, saved=saved, fruitless=fruitless, spent=self._spent(record))
 
     # Runs.
 
@@ -202,8 +211,7 @@ class Conductor:
             if str(seed) in record.scores:
                 continue
             if run.result.is_file():
-                value, text = score(run, self._search.score)
-                record = self._scored(record, run.name, seed, value, text)
+                record = self._scored(record, run, seed)
                 if record.ended:
                     break
                 continue
@@ -222,10 +230,7 @@ class Conductor:
             else:
                 job.stop()
             return
-        if not record.ended:
-            mean = sum(record.scores.values()) / len(record.scores)
-            record = replace(record, state="complete", score=mean)
-        self._conclude(record)
+        self._conclude(record.completed())
 
     def _attend(self, active: _Active) -> None:
         """See how a run does, stop it where it is hopeless, and take down its end."""
@@ -243,26 +248,26 @@ class Conductor:
             self._take_down(active, code)
 
     def _prune(self, active: _Active) -> None:
-        others = [one for one in self._ledger.records() if one.role == "trial" and one.id != active.record.id]
-        stop, active.record = judge(self._search.pruner, others, active.record)
+        stop, active.record = self._judged(active.record)
         if stop:
             active.pruned = True
             active.job.stop()
+
+    def _judged(self, record: Record) -> tuple[bool, Record]:
+        """Whether to stop a trial, held against the others that still fit, and what the pruner remembers of it."""
+        others = [one for one in self._belonging() if one.role == "trial" and one.id != record.id]
+        return judge(self._search.pruner, others, record)
 
     def _take_down(self, active: _Active, code: int) -> None:
         record = replace(active.record, spent=self._spent(active.record))
         seed, run = active.job.seed, active.job.run
         if code == 0:
-            value, text = score(run, self._search.score)
-            record = self._scored(record, run.name, seed, value, text)
-            if not record.ended and len(record.scores) < len(record.seeds):
+            record = self._scored(record, run, seed)
+            if not record.ended:
                 self._next_seed(record, active.slot)
                 return
-            if not record.ended:
-                mean = sum(record.scores.values()) / len(record.scores)
-                record = replace(record, state="complete", score=mean)
         elif active.pruned:
-            record = _pruned(record, f"{self._search.pruner.kind} at {active.watch.progress:.0%} of its budget")
+            record = pruned(record, f"{self._search.pruner.kind} at {active.watch.progress:.0%} of its budget")
         elif self._signals.asked and (code == STOPPED or code < 0):
             # Whoever stops a whole session stops our runs as well, some before they can save anything.
             self._ledger.update(record)
@@ -281,22 +286,22 @@ class Conductor:
             how = "were refused" if code == REFUSED else "have failed"
             raise FarthingError(f"{MOST_ALIKE} trials in a row {how}; the last one: {record.id}: {record.reason}")
 
-    def _scored(self, record: Record, run: str, seed: int, value: float | None, text: str) -> Record:
+    def _scored(self, record: Record, run: RunDir, seed: int) -> Record:
         """The record with one more seed's score, or failed where that says nothing."""
+        value, text = score(run, self._search.score)
         if value is None:
-            return replace(record, state="failed", reason=f"{run}: its score is not finite")
-        known = next((one.text for one in self._ledger.records() if one.text and one.id != record.id), text)
+            return replace(record, state="failed", reason=f"{run.name}: its score is not finite")
+        known = next((one.text for one in self._belonging() if one.text and one.id != record.id), text)
         if text != known:
-            reason = f"{run}: was scored on another validation text ({text[:12]}, the others on {known[:12]})"
+            reason = f"{run.name}: was scored on another validation text ({text[:12]}, the others on {known[:12]})"
             return replace(record, state="failed", reason=reason)
-        return replace(record, scores={**record.scores, str(seed): value}, text=text)
+        return record.with_score(seed, value, text)
 
     def _next_seed(self, record: Record, slot: int) -> None:
         if record.role == "trial" and self._search.pruner.kind == "wilcoxon":
-            others = [one for one in self._ledger.records() if one.role == "trial" and one.id != record.id]
-            stop, record = judge(self._search.pruner, others, record)
+            stop, record = self._judged(record)
             if stop:
-                record = _pruned(record, f"wilcoxon after {len(record.scores)} of {len(record.seeds)} seeds")
+                record = pruned(record, f"wilcoxon after {len(record.scores)} of {len(record.seeds)} seeds")
                 self._conclude(record)
                 return
         self._launch(record, slot)
@@ -304,13 +309,18 @@ class Conductor:
     def _conclude(self, record: Record) -> None:
         record = replace(record, spent=self._spent(record), process=None)
         if self._ledger.update(record):
-            self._listener.ended(record, self._ledger.records())
+            self._listener.ended(record, self._belonging())
         else:
             self._listener.note(f"{record.id}: another worker has taken it over; this late result is not counted")
 
-    def _spent(self, record: Record) -> dict[str, float]:
+    def _belonging(self) -> list[Record]:
+        return self._proposer.history.belong(self._ledger.records())
+
+    def _spent(self, record: Record, *, held: float = 0.0) -> dict[str, float]:
+        """By its runs' files; at least what was known, and so many seconds more, of which they may not tell all yet."""
         runs = [spent(self._folder.run(record, seed)) for seed in record.seeds]
-        return {name: sum(one[name] for one in runs) for name in ("flops", "seconds", "money")}
+        known = {name: record.spent.get(name, 0.0) + rate * held for name, rate in self._rates.items()}
+        return {name: max(least, sum(one[name] for one in runs)) for name, least in known.items()}
 
     # Ends.
 
@@ -321,24 +331,14 @@ class Conductor:
             UserError: nothing has been tried.
             Preempted: a signal came.
         """
-        if self._signals.asked:
-            raise self._preempted()
         records = self._ledger.records()
-        ended = self._proposer.over or account.full(self._search.budget, records)
-        if ended and not any(one.counts for one in records):
-            last = self._proposer.last_refusal or next((one.reason for one in reversed(records)), "")
-            raise UserError(f"no trial: {ended}" + (f"; the last candidate was refused: {last}" if last else ""))
+        ended = self._proposer.end(records)
         arms = findings.to_hold_out(self._asked, self._folder, records)
-        for run in (run for runs in arms.values() for run in runs.values()):
-            why = take_held_out(run, self._device)
-            if self._signals.asked:
-                raise self._preempted()
-            if why:
-                self._listener.note(f"{run.name}: no score on the test text: {why}")
-                return ended
-        if told := held_out(arms):
-            means = ", ".join(f"{name} {one['mean']:.4f}" for name, one in told.items())
-            self._listener.note(f"on the test text, looked at once: {means} bits/byte")
+        done, told = take_every_held_out(arms, self._device, stopping=lambda: bool(self._signals.asked))
+        if not done:
+            raise self._preempted()
+        if told:
+            self._listener.note(told)
         return ended
 
     def _preempted(self) -> Preempted:
@@ -357,18 +357,20 @@ class Conductor:
         self._listener.note(f"{active.record.id}: another worker has taken it over")
 
     def _keep_within_budget(self) -> None:
-        """Stop runs that hold the machine for longer than the whole search may; they go on if it may do more."""
-        limit, now = account.limits(self._search.budget).get("seconds"), time.monotonic()
-        if limit is None or not self._active or now - self._weighed_at < LOOK_SECONDS:
+        """Stop runs that take more than the whole search may; they go on in a sitting that may take more."""
+        limits, now = account.limits(self._search.budget), time.monotonic()
+        if not limits or not self._active or now - self._weighed_at < LOOK_SECONDS:
             return
         self._weighed_at = now
-        ended = sum(one.spent.get("seconds", 0.0) for one in self._ledger.records())
-        held = sum(now - active.since for active in self._active)
-        if ended + held > limit:
-            self._halt(tell=False)
-            raise Preempted(
-                f"search.budget.minutes={limit / 60:g} are over; running trials are saved, and go on with a larger budget"
-            )
+        seconds = sum(now - active.since for active in self._active)
+        held = {name: rate * seconds for name, rate in self._rates.items()}
+        if told := account.overrun(self._search.budget, self._ledger.records(), held):
+            self._listener.note(told)
+            ids = [active.record.id for active in self._active]
+            self._halt()
+            for id in ids:
+                self._ledger.leave(id)
+            self._looked = self._idle_until = -float("inf")
 
     def _halt(self, *, tell: bool = True) -> None:
         """Save and stop every run."""
@@ -380,9 +382,13 @@ class Conductor:
         if not wait(jobs, TIME_TO_SAVE):
             self._end_now()
         for active in self._active:
-            record = replace(active.record, spent=self._spent(active.record), process=None)
+            held = time.monotonic() - active.since
+            record = replace(active.record, spent=self._spent(active.record, held=held), process=None)
             try:
-                self._ledger.update(record)
+                if active.job.ended() == 0:  # it came to its end before it was stopped
+                    record = self._scored(record, active.job.run, active.job.seed)
+                if self._ledger.update(record) and record.ended:
+                    self._listener.ended(record, self._belonging())
             except FarthingError:
                 break  # the database is gone: the run folders know
         self._active.clear()
@@ -390,9 +396,3 @@ class Conductor:
     def _end_now(self) -> None:
         for active in self._active:
             active.job.kill()
-
-
-def _pruned(record: Record, reason: str) -> Record:
-    curve = {int(percent): value for percent, value in record.curve.items()}
-    last = sum(record.scores.values()) / len(record.scores) if record.scores else curve[max(curve)]
-    return replace(record, state="pruned", score=last, reason=reason)

@@ -5,48 +5,58 @@ Everything is data (`findings.json`): history, slices and parallel coordinates a
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import tomli_w
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from farthing import config
 from farthing.compare.statistics import compare_all, holm, summarise
 from farthing.errors import UserError
 from farthing.rundir import RunDir
-from farthing.search.account import TOO_DEAR, total
-from farthing.search.asked import Search
+from farthing.search.account import counts, refusals, spent
+from farthing.search.asked import CmaEs, Gp, Search, Tpe
 from farthing.search.check import Asked
 from farthing.search.launch import held_out, holds_out
 from farthing.search.proposing import best
-from farthing.search.record import BASE, Folder, Record, Refused
+from farthing.search.record import BASE, Folder, Record
 from farthing.search.sampling import distribution, quiet_study
 from farthing.search.space import Drawn, Options, Range
 from farthing.search.study import History
 from farthing.storage import write_json, write_text
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 LEVEL = 0.05
 """chance of a trend in words where there is none, over all parameters together"""
 FEWEST = 4
 """trials from which a trend is looked for"""
+EXACT = 8
+"""the most trials of which every order of the scores is gone through"""
+DRAWS = 9_999
+"""random orders above that"""
+_BLOCK = 2_000_000
+"""numbers in one block of random orders, so that memory stays small"""
+_ROUNDING = 1e-12
 _FEW_VALUES = 6
 
 
 def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) -> dict[str, Any]:
-    """Everything that the trials tell, JSON-ready; writes findings.json and best.toml.
+    """Everything that the trials tell, JSON-ready; writes findings.json and best.toml, which goes where there is no best.
 
     Args:
         asked: the search.
         folder: where it is kept.
-        records: its trials and confirmation runs.
+        records: its trials and confirmation runs; of those that do not fit any more, only what they cost is told.
         ended: why it ended, or empty while it has not.
     """
-    history = History(asked.space)
+    history, every = History(asked.space), records
+    records = history.belong(every)
     complete = best(records, history)
     placed = {one.id: history.place(one) or [] for one in complete}
     points = [({drawn.path: drawn.value for drawn in placed[one.id]}, float(one.score or 0.0)) for one in complete]
@@ -61,40 +71,44 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
         "ended": ended,
         "best": None if winner is None else _best(folder, winner, confirmed),
         **counts(records, folder.refused()),
-        "left_out": sum(one.role == "trial" and history.place(one) is None for one in records),
-        "spent": total(records),
+        "left_out": len(history.left_out(every)),
+        "left_out_because": history.why_left_out(every),
+        "spent": spent(every),
         "importance": importance(list(placed.values()), [score for _, score in points]),
         "trends": trends(points),
         "confirmation": confirmed,
+        "notes": _notes(asked.search, len(points), confirmed),
         "history": _history(records),
         "slices": _slices(points),
         "parallel": [{"trial": one.id, "score": one.score, **points[at][0]} for at, one in enumerate(complete)],
-        "refusals": _refusals(records, folder.refused()),
+        "refusals": refusals(records, folder.refused()),
         "failures": [{"trial": one.id, "reason": one.reason} for one in records if one.state == "failed"],
     }
-    if winner is not None:
+    if winner is None:
+        folder.best.unlink(missing_ok=True)
+    else:
         _write_best(asked, folder, winner)
     write_json(folder.findings, found)
     return found
 
 
-def counts(records: Sequence[Record], refused: Sequence[Refused] = ()) -> dict[str, int]:
-    """How many trials, and how they ended; refused candidates are no trials.
-
-    Args:
-        records: trials, with what was refused before each.
-        refused: what has been since.
-    """
-    trials = [one for one in records if one.role == "trial"]
-    without = len(refused) + sum(len(one.refused) for one in trials) + sum(one.state == "refused" for one in trials)
-    return {
-        "trials": sum(one.counts for one in trials),
-        "complete": sum(one.state == "complete" for one in trials),
-        "running": sum(one.state == "running" for one in trials),
-        "refused": without,
-        "failed": sum(one.state == "failed" for one in trials),
-        "pruned": sum(one.state == "pruned" for one in trials),
-    }
+def _notes(search: Search, complete: int, confirmed: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a reader must know of the numbers, by which part of the findings it is about."""
+    found = {}
+    sampler = search.sampler
+    learns = isinstance(sampler, Tpe | Gp | CmaEs)
+    if learns and complete > getattr(sampler, "startup_trials", 0):
+        found["trends"] = (
+            f"{sampler.kind} chose later trials by the scores of earlier ones, so the p of these trends is a hint and no "
+            "proof: a random search would be needed for that"
+        )
+    arms = _whole(confirmed)
+    if len(arms) > 1:
+        found["confirmation"] = (
+            f"the winner has the lowest of {len(arms)} means over fresh seeds, so its own mean is a little too low; the "
+            "verdicts against the base are corrected for their number"
+        )
+    return found
 
 
 def confirmation(search: Search, records: Sequence[Record], complete: Sequence[Record]) -> dict[str, Any] | None:
@@ -126,12 +140,16 @@ def _by_seed(scores: Mapping[int, float | None]) -> dict[str, float | None]:
 
 def _winner(complete: Sequence[Record], confirmed: Mapping[str, Any] | None) -> Record | None:
     """The best with fresh seeds, among those whose runs all have a score; else the best of the trials."""
-    if confirmed is not None:
-        arms = {id: arm for id, arm in confirmed["arms"].items() if id != BASE and not arm["failed"] and arm["n"]}
-        if arms:
-            first = min(arms, key=lambda id: arms[id]["mean"])
-            return next(one for one in complete if one.id == first)
+    if arms := _whole(confirmed):
+        first = min(arms, key=lambda id: arms[id]["mean"])
+        return next(one for one in complete if one.id == first)
     return complete[0] if complete else None
+
+
+def _whole(confirmed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The confirmed trials whose runs all have a score."""
+    arms = {} if confirmed is None else confirmed["arms"]
+    return {id: arm for id, arm in arms.items() if id != BASE and not arm["failed"] and arm["n"]}
 
 
 def to_hold_out(asked: Asked, folder: Folder, records: Sequence[Record]) -> dict[str, dict[int, RunDir]]:
@@ -142,7 +160,9 @@ def to_hold_out(asked: Asked, folder: Folder, records: Sequence[Record]) -> dict
     """
     if not holds_out(asked.space.base):
         return {}
-    complete = best(records, History(asked.space))
+    history = History(asked.space)
+    records = history.belong(records)
+    complete = best(records, history)
     winner = _winner(complete, confirmation(asked.search, records, complete))
     arms: dict[str, dict[int, RunDir]] = {} if winner is None else {winner.id: {}, BASE: {}}
     for one in records:
@@ -171,19 +191,8 @@ def _write_best(asked: Asked, folder: Folder, winner: Record) -> None:
     """best.toml: what differs from the base recipe, or all of it where that does not read back to the same."""
     schema = asked.space.schema
     recipe = config.build(schema, winner.recipe)
-    place = Path(asked.base)
-    base = os.path.relpath(place, folder.path) if place.is_file() else asked.base
     told = f"# Best of a search: {winner.id}, {winner.score:.4f} bits per byte.\n\n"
-    original = config.load(schema, asked.base)
-    changed: config.Table = {}
-    for change in config.diff(original, recipe):
-        keys = change.path.split(".")
-        patch: Any = "none" if change.new is None else change.new
-        if change.path in config.flatten(recipe):
-            for key in reversed(keys):
-                patch = {key: patch}
-            changed = config.merge(changed, patch)
-    write_text(folder.best, told + tomli_w.dumps({"base": base, **changed}))
+    write_text(folder.best, told + asked.difference(recipe, folder.path))
     try:
         same = config.fingerprint(config.load(schema, str(folder.best))) == config.fingerprint(recipe)
     except UserError:
@@ -237,8 +246,8 @@ def _whole_domain(seen: Sequence[Drawn]) -> Range | Options:
 def trends(points: Sequence[tuple[Mapping[str, Any], float]]) -> list[dict[str, Any]]:
     """Which way each parameter moves the score, in words and numbers, the clearest first.
 
-    Numbers by Spearman's rank correlation, other choices by Kruskal and Wallis's test over their ranks; p corrected by
-    Holm for the number of parameters.
+    Numbers by Spearman's rank correlation, other choices by Kruskal and Wallis's statistic over their ranks; p by
+    permutation, so that it holds with few trials too, and corrected by Holm for the number of parameters.
     """
     found = []
     for path in dict.fromkeys(path for parameters, _ in points for path in parameters):
@@ -252,25 +261,24 @@ def trends(points: Sequence[tuple[Mapping[str, Any], float]]) -> list[dict[str, 
 
 
 def _trend(path: str, pairs: Sequence[tuple[Any, float]]) -> dict[str, Any]:
-    from scipy import stats
+    import numpy as np
 
     groups: dict[Any, list[float]] = {}
     for value, score in pairs:
         groups.setdefault(value, []).append(score)
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in groups)
-    scores = [score for _, score in pairs]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # all scores equal: no trend, which p says
-        if numeric:
-            result: Any = stats.spearmanr([value for value, _ in pairs], scores)
-        else:
-            result = stats.kruskal(*groups.values())
-    p = float(result.pvalue)
+    ranks_N = _ranks([score for _, score in pairs])
+    if numeric:
+        weights_GN = _ranks([value for value, _ in pairs])[None]
+    else:
+        weights_GN = np.array([[value == one for value, _ in pairs] for one in groups]) * 1.0
+        weights_GN /= np.sqrt(weights_GN.sum(axis=1, keepdims=True))
+    scale = math.sqrt(float((weights_GN**2).sum() * (ranks_N**2).sum()))
     told: dict[str, Any] = {
         "path": path,
         "n": len(pairs),
-        "spearman": _finite(float(result.statistic)) if numeric else None,
-        "p": p if math.isfinite(p) else 1.0,
+        "spearman": float(weights_GN[0] @ ranks_N) / scale if numeric and scale else None,
+        "p": _chance(weights_GN, ranks_N),
     }
     if len(groups) <= _FEW_VALUES and len(groups) < len(pairs):
         ordered = sorted(groups, key=lambda value: statistics.fmean(groups[value]))
@@ -278,6 +286,61 @@ def _trend(path: str, pairs: Sequence[tuple[Any, float]]) -> dict[str, Any]:
             {"value": value, "mean": statistics.fmean(groups[value]), "n": len(groups[value])} for value in ordered
         ]
     return told
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """Ranks less their mean; equal values share theirs."""
+    import numpy as np
+
+    _, places_N, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks_N: NDArray[np.float64] = (np.cumsum(count) - (count - 1) / 2)[places_N]
+    ranks_N -= ranks_N.mean()
+    return ranks_N
+
+
+def _chance(weights_GN: NDArray[np.float64], ranks_N: NDArray[np.float64]) -> float:
+    """The share of all orders of the scores in which they hang on the values at least as much as in the one seen.
+
+    With up to EXACT trials every order is gone through. Above that it is DRAWS random ones and the one seen, which keeps
+    the level (Phipson and Smyth 2010), and always the same ones, so that the same trials tell the same.
+
+    Args:
+        weights_GN: for numbers one row, their ranks; else a row for each value, 1 / sqrt(how many have it) where a
+            trial has it. The squared length of weights @ ranks then grows with Spearman's or Kruskal and Wallis's
+            statistic. G: rows, N: trials.
+        ranks_N: of the scores, less their mean.
+    """
+    n = len(ranks_N)
+    # Two orders that agree but for rounding are equally strong.
+    slack = _ROUNDING * float((weights_GN**2).sum() * (ranks_N**2).sum())
+    least = float(((weights_GN @ ranks_N) ** 2).sum()) - slack
+    blocks = [_every_order(n)] if n <= EXACT else (_random_orders(n, block) for block in range(_blocks(n)))
+    strong = drawn = 0
+    for orders_DN in blocks:
+        strengths_D = ((ranks_N[orders_DN] @ weights_GN.T) ** 2).sum(axis=1)
+        strong += int((strengths_D >= least).sum())
+        drawn += len(orders_DN)
+    return strong / drawn if n <= EXACT else (strong + 1) / (drawn + 1)
+
+
+def _blocks(n: int) -> int:
+    return math.ceil(DRAWS * n / _BLOCK)
+
+
+@lru_cache(maxsize=EXACT)
+def _every_order(n: int) -> NDArray[np.intp]:
+    import numpy as np
+
+    return np.array(list(itertools.permutations(range(n))))
+
+
+@lru_cache(maxsize=8)
+def _random_orders(n: int, block: int) -> NDArray[np.int32]:
+    """A share of the DRAWS orders of n trials, one a row."""
+    import numpy as np
+
+    first, end = (DRAWS * one // _blocks(n) for one in (block, block + 1))
+    return np.random.default_rng([n, block]).permuted(np.tile(np.arange(n, dtype=np.int32), (end - first, 1)), axis=1)
 
 
 def _in_words(trend: Mapping[str, Any]) -> str:
@@ -321,20 +384,6 @@ def _slices(points: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, list
         for path, value in parameters.items():
             found.setdefault(path, []).append([value, score])
     return found
-
-
-def _refusals(records: Sequence[Record], refused: Sequence[Refused]) -> dict[str, int]:
-    """How often each limit was broken or other reason given, the commonest first."""
-    reasons = [one.reason for record in records for one in record.refused] + [one.reason for one in refused]
-    reasons += [record.reason for record in records if record.state == "refused"]
-    found: dict[str, int] = {}
-    for reason in reasons:
-        words = reason.replace("=", " ").split()
-        limit = next((word for word in words if word.startswith("limits.")), reason[:100])
-        if reason.startswith(TOO_DEAR):
-            limit = reason.partition(":")[0]
-        found[limit] = found.get(limit, 0) + 1
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
 def _finite(value: float) -> float | None:

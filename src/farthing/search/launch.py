@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,27 @@ def take_held_out(run: RunDir, device: str) -> str:
         return ""
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     return _LABEL.sub("", lines[-1])[:300] if lines else f"exit code {done.returncode}"
+
+
+def take_every_held_out(
+    arms: Mapping[str, Mapping[int, RunDir]], device: str, *, stopping: Callable[[], bool]
+) -> tuple[bool, str]:
+    """Score every run on the test text; whether that is done, and a line for a person: the means, or why not.
+
+    Args:
+        arms: finished runs by seed, by what the arm is called.
+        device: auto, cpu, cuda or mps.
+        stopping: whether a person wants it all to stop.
+    """
+    for run in (run for runs in arms.values() for run in runs.values()):
+        why = take_held_out(run, device)
+        if stopping():
+            return False, ""
+        if why:
+            return True, f"{run.name}: no score on the test text: {why}"
+    told = held_out(arms)
+    means = ", ".join(f"{name} {one['mean']:.4f}" for name, one in (told or {}).items())
+    return True, f"on the test text, looked at once: {means} bits/byte" if told else ""
 
 
 def held_out(arms: Mapping[str, Mapping[int, RunDir]]) -> dict[str, Any] | None:

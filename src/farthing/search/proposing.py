@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from farthing import config
@@ -49,7 +49,7 @@ class Proposer:
         self._space, self._search = asked.space, asked.search
         self._folder, self._ledger, self._planner = folder, ledger, planner
         self._tell, self._stopping = refused, stopping
-        self._history = History(asked.space)
+        self.history = History(asked.space)
         self._prints: dict[str, str] = {}
         self._exhausted = ""
         self._dear: list[Refused] = []
@@ -59,7 +59,7 @@ class Proposer:
     def trial(self) -> Record | None:
         """The next candidate that may be tried, or None where the budget or the space ends."""
         records = self._ledger.records()
-        self.over = self._exhausted or account.full(self._search.budget, records)
+        self.over = self.why_over(records)
         if self.over:
             return None
         number, refused = self._ledger.next_number(), self._folder.refused()
@@ -70,7 +70,10 @@ class Proposer:
                 self._tell(one)
             self._folder.keep_refused([])
             record, drawn = found
-            return record if self._ledger.begin(record, drawn, most=self._search.budget.trials) else None
+            most = self._search.budget.trials
+            # What does not fit any more is none of the budget's trials, but the ledger counts it among its own.
+            most = None if most is None else most + sum(one.counts for one in self.history.left_out(records))
+            return record if self._ledger.begin(record, drawn, most=most) else None
         # With a larger budget they would fit: nothing is held against what only came too late.
         refused = [one for one in refused if not any(one is dear for dear in self._dear)]
         if len(refused) > before:
@@ -85,7 +88,7 @@ class Proposer:
         known = {self._print(one) for one in records if one.role == "trial"}
         repeats, tries = 0, len(refused)
         while not self.over and not self._stopping():
-            past = self._history.of(records, refused)
+            past = self.history.of(records, refused)
             turn = Turn(self._search.seed, number, tries)
             proposal = propose(self._space, self._search.sampler, past, turn)
             tries += 1
@@ -111,7 +114,8 @@ class Proposer:
             price, reason = self._planner.price(proposal.candidate.recipe, self._search.limits)
             if not reason:
                 planned = price.as_planned()
-                if dear := account.too_dear(self._search, records, planned):
+                top = best(records, self.history)[: self._search.confirm.top]
+                if dear := account.too_dear(self._search, records, planned, top):
                     one = Refused(parameters=parameters, reason=dear, generation=proposal.generation)
                     self._refuse_dear(one, refused)
                     return None
@@ -143,29 +147,81 @@ class Proposer:
         if len(self._dear) >= MOST_TOO_DEAR:
             self._exhausted = f"the last {MOST_TOO_DEAR} candidates were {one.reason}"
 
-    def confirmation(self) -> Record | None:
-        """The next run that confirms one of the best, once all trials have ended."""
-        records = self._ledger.records()
-        if any(one.role == "trial" and not one.ended for one in records) or not self.over:
-            return None
-        known = {one.id for one in records}
-        for of, recipe in self._to_confirm(records):
-            for seed in account.fresh_seeds(self._search):
-                id = f"confirm-{of}-seed-{seed}"
-                if id in known:
-                    continue
-                record = Record(
-                    id=id, number=self._ledger.next_number(), role="confirmation", of=of, worker=this_worker(),
-                    parameters={}, recipe=recipe, seeds=[seed],
-                )  # fmt: skip
-                return record if self._ledger.begin(record, [], most=None) else None
-        return None
+    def why_over(self, records: Sequence[Record]) -> str:
+        """Why no trial may begin any more; empty while one may."""
+        return self._exhausted or account.full(self._search.budget, records, self._left_out(records))
 
-    def _to_confirm(self, records: Sequence[Record]) -> list[tuple[str, dict[str, Any]]]:
-        found = [(one.id, one.recipe) for one in best(records, self._history)[: self._search.confirm.top]]
-        if found and self._search.confirm.base:
-            found.append((BASE, config.to_table(self._space.base)))
-        return found
+    def may_go_on(self, record: Record, waiting: Sequence[Record]) -> bool:
+        """Whether a trial or run that was begun earlier goes on: it still fits, and the budget has room for its rest.
+
+        Args:
+            record: what nobody works on.
+            waiting: all that nobody works on.
+        """
+        runs = [self._folder.run(record, seed) for seed in record.seeds]
+        if all(run.result.is_file() for run in runs) or any(run.is_locked() for run in runs):
+            return True  # only its end is to be taken down, or it still trains, and has to be watched
+        records = self._ledger.records()
+        idle = {one.id for one in waiting}
+        return bool(self.history.belong([record])) and account.may_go_on(
+            self._search.budget, records, record, waiting=idle, left_out=self._left_out(records)
+        )
+
+    def end(self, records: Sequence[Record]) -> str:
+        """Why the search is over, and what it has left undone, in words.
+
+        Raises:
+            UserError: nothing has been tried.
+        """
+        over = self.why_over(records)
+        if over and not any(one.counts for one in records):
+            last = self.last_refusal or next((one.reason for one in reversed(records)), "")
+            raise UserError(f"no trial: {over}" + (f"; the last candidate was refused: {last}" if last else ""))
+        going = [one for one in self.history.belong(records) if not one.ended]
+        trials = sum(one.role == "trial" for one in going)
+        runs = len(going) - trials + sum(1 for _ in self._to_confirm(records))
+        left = [f"{trials} stopped trial{'s' if trials > 1 else ''}"] if trials else []
+        left += [f"{runs} run{'s' if runs > 1 else ''} to confirm the best"] if runs else []
+        if not left:
+            return over
+        return f"{account.used_up(self._search.budget, records) or over}; a larger budget goes on with {' and '.join(left)}"
+
+    def _left_out(self, records: Sequence[Record]) -> set[str]:
+        return {one.id for one in self.history.left_out(records)}
+
+    def confirmation(self, resting: Collection[str] = ()) -> Record | None:
+        """The next run that confirms one of the best, once all trials have ended, while something is left to spend.
+
+        Args:
+            resting: ids of trials that have not ended and that nobody goes on with in this sitting.
+        """
+        records = self._ledger.records()
+        at_work = any(one.role == "trial" and not one.ended and one.id not in resting for one in records)
+        if at_work or not self.over or account.used_up(self._search.budget, records):
+            return None
+        missing = next(self._to_confirm(records), None)
+        if missing is None:
+            return None
+        of, recipe, seed = missing
+        record = Record(
+            id=_confirming(of, seed, {one.id for one in records}), number=self._ledger.next_number(),
+            role="confirmation", of=of, worker=this_worker(), parameters={}, recipe=recipe, seeds=[seed],
+        )  # fmt: skip
+        return record if self._ledger.begin(record, [], most=None) else None
+
+    def _to_confirm(self, records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Any], int]]:
+        """What is to be confirmed, its recipe and a fresh seed, for each run that has not begun.
+
+        Seed by seed, so that where the budget ends on the way, all have had about as many.
+        """
+        arms = [(one.id, one.recipe) for one in best(records, self.history)[: self._search.confirm.top]]
+        if arms and self._search.confirm.base:
+            arms.append((BASE, config.to_table(self._space.base)))
+        begun = {(one.of, one.seeds[0]) for one in self.history.belong(records) if one.role == "confirmation"}
+        for seed in account.fresh_seeds(self._search):
+            for of, recipe in arms:
+                if (of, seed) not in begun:
+                    yield of, recipe, seed
 
     def _print(self, record: Record) -> str:
         if record.id not in self._prints:
@@ -175,6 +231,15 @@ class Proposer:
                 return ""  # of a version whose recipes had other fields
             self._prints[record.id] = config.fingerprint(recipe)
         return self._prints[record.id]
+
+
+def _confirming(of: str, seed: int, taken: Collection[str]) -> str:
+    """The name of a run that confirms; a base recipe that has changed since has runs of another name."""
+    id, number = f"confirm-{of}-seed-{seed}", 1
+    while id in taken:
+        number += 1
+        id = f"confirm-{of}-{number}-seed-{seed}"
+    return id
 
 
 def best(records: Sequence[Record], history: History) -> list[Record]:

@@ -41,6 +41,18 @@ def judge(pruner: AnyPruner, others: Sequence[Record], trial: Record) -> tuple[b
     return stop, replace(trial, rungs=rungs)
 
 
+def pruned(record: Record, reason: str) -> Record:
+    """A trial that is stopped, with the last score that is known of it.
+
+    Args:
+        record: with scores of finished seeds, or a curve.
+        reason: who stopped it, and when.
+    """
+    curve = {int(percent): value for percent, value in record.curve.items()}
+    last = sum(record.scores.values()) / len(record.scores) if record.scores else curve[max(curve)]
+    return replace(record, state="pruned", score=last, reason=reason)
+
+
 def _optuna(pruner: AnyPruner) -> Any:
     from optuna import pruners
 

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +109,22 @@ class Record:
             name: max(self.spent.get(name, 0.0), self.planned.get(name, 0.0)) for name in ("flops", "seconds", "money")
         }
 
+    def with_score(self, seed: int, score: float, text: str) -> Record:
+        """With one more seed's score; complete once every seed has one.
+
+        Args:
+            seed: of the run that has ended.
+            score: its bits per byte.
+            text: fingerprint of the text that it was scored on.
+        """
+        return replace(self, scores={**self.scores, str(seed): score}, text=text).completed()
+
+    def completed(self) -> Record:
+        """Complete, with the mean over its seeds, if each of them has a score; else as it is."""
+        if any(str(seed) not in self.scores for seed in self.seeds):
+            return self
+        return replace(self, state="complete", score=sum(self.scores.values()) / len(self.scores))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
@@ -173,7 +189,7 @@ class Folder:
         return folder
 
     def make(self, asked: str) -> None:
-        """The folder itself, with what was asked.
+        """The folder itself; with what was asked, unless it holds a search already.
 
         Raises:
             UserError: it cannot be written, or is something else's.
@@ -184,9 +200,15 @@ class Folder:
             if not self.asked.is_file() and any(name != "trials" and name[0] != "." for name in others):
                 raise UserError(f"{self.path}: is there already and is no search; choose another --name")
             self._trials.mkdir(parents=True, exist_ok=True)
-            write_text(self.asked, asked)
+            if not self.asked.is_file():
+                write_text(self.asked, asked)
         except OSError as error:
             raise UserError(f"{self.path}: the search's folder cannot be written: {error.strerror or error}") from None
+
+    def note_asked(self, asked: str) -> None:
+        """Keep what is asked from now on; the search must be held, so that one that is refused changes nothing."""
+        if self.asked.read_text("utf-8") != asked:
+            write_text(self.asked, asked)
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold this search against other processes.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -153,6 +153,14 @@ class Shared:
         self._folder.keep(taken)
         return taken
 
+    def leave(self, id: str) -> None:
+        """Give up its attempt, so that no worker waits for ours."""
+        with self._guard:
+            trial = self._ours.pop(id, None)
+        if trial is not None:
+            with self._answering():
+                self._withdraw(trial)
+
     def lost(self) -> set[str]:
         """What the heartbeat has found to be taken from us."""
         self._check_pulse()
@@ -162,9 +170,10 @@ class Shared:
             self._forget(id)
         return lost
 
-    def others_work(self) -> bool:
-        """Whether another worker is alive and has something running."""
-        return any(not entry.record.ended and entry.record.id not in self._ours for entry in self._entries())
+    def others_work(self, *, but: Collection[str] = ()) -> bool:
+        """Whether another worker is alive and has something running, or has left something that will be taken over."""
+        theirs = (entry.record for entry in self._entries() if entry.record.id not in self._ours)
+        return any(not record.ended and record.id not in but for record in theirs)
 
     def give_back(self, number: int) -> None:
         """Close an Optuna trial that nothing has come of."""

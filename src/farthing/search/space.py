@@ -139,7 +139,7 @@ class Conflict(Exception):
 
 
 class Misfit(Exception):
-    """A value that the space does not hold."""
+    """What the space could not have proposed, and in words why."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,32 @@ class Space:
 
         Where they contradict each other: those up to there.
         """
+        try:
+            return self._read(values)
+        except Misfit:
+            return None
 
+    def fits(self, recipe: config.Table) -> list[Drawn] | None:
+        """The parameters of a recipe that this space could have proposed, else None."""
+        try:
+            return self._fit(recipe)
+        except Misfit:
+            return None
+
+    def misfit(self, recipe: config.Table) -> str:
+        """The first setting for which this space could not have proposed a recipe, in words; empty if it could."""
+        try:
+            self._fit(recipe)
+        except Misfit as misfit:
+            return str(misfit)
+        return ""
+
+    def _read(self, values: Mapping[str, Any]) -> list[Drawn]:
         def read(name: str, path: str, domain: Domain) -> Value:
-            if path not in values or not domain.holds(values[path]):
-                raise Misfit
+            if path not in values:
+                raise Misfit(f"{path} is not set")
+            if not domain.holds(values[path]):
+                raise Misfit(f"{path}={values[path]}, which the space does not hold")
             value: Value = values[path]
             return value
 
@@ -212,21 +234,22 @@ class Space:
             return self._walk(read)[0]
         except Conflict as conflict:
             return conflict.drawn
-        except Misfit:
-            return None
 
-    def fits(self, recipe: config.Table) -> list[Drawn] | None:
-        """The parameters of a recipe that this space could have proposed, else None."""
+    def _fit(self, recipe: config.Table) -> list[Drawn]:
         try:
             asked = config.build(self.schema, recipe)
-            drawn = self.place(flat(config.flatten(asked)))
-            if drawn is None:
-                return None
+            drawn = self._read(flat(config.flatten(asked)))
             values = {one.path: one.value for one in drawn}
             same = self.propose(lambda name, path, domain: values[path]).recipe
-        except (UserError, Conflict, KeyError):
-            return None
-        return drawn if config.fingerprint(same) == config.fingerprint(asked) else None
+        except (UserError, Conflict) as error:
+            raise Misfit(str(error)) from None
+        except KeyError as error:
+            raise Misfit(f"{error.args[0]} cannot be settled") from None
+        if config.fingerprint(same) != config.fingerprint(asked):
+            first = config.diff(same, asked)[0]
+            then, now = ("none" if value is None else value for value in (first.new, first.old))
+            raise Misfit(f"{first.path}={then}, now {now}")
+        return drawn
 
     def _walk(self, choose: Choose) -> tuple[list[Drawn], dict[str, Value]]:
         drawn: list[Drawn] = []

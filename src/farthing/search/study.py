@@ -6,11 +6,13 @@ the same files beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from farthing.search.record import Folder, Record, Refused, this_worker
+from farthing import config
+from farthing.errors import UserError
+from farthing.search.record import BASE, Folder, Record, Refused, this_worker
 from farthing.search.sampling import Tried
 from farthing.search.space import Drawn, Space
 
@@ -36,11 +38,14 @@ class Ledger(Protocol):
     def take_over(self, record: Record) -> Record | None:
         """Make one of those ours, as its next attempt; None where another worker was faster."""
 
+    def leave(self, id: str) -> None:
+        """Nobody works on this one any more: it waits for a sitting that has room for it."""
+
     def lost(self) -> set[str]:
         """Ids that we worked on and that have been taken from us."""
 
-    def others_work(self) -> bool:
-        """Whether other workers have something running."""
+    def others_work(self, *, but: Collection[str] = ()) -> bool:
+        """Whether other workers have something running, apart from what has these ids."""
 
     def give_back(self, number: int) -> None:
         """Nothing has come of this number."""
@@ -97,11 +102,15 @@ class Files:
         self.update(taken)
         return taken
 
+    def leave(self, id: str) -> None:
+        """It is nobody's."""
+        self._ours.discard(id)
+
     def lost(self) -> set[str]:
         """None, ever: there is nobody else."""
         return set()
 
-    def others_work(self) -> bool:
+    def others_work(self, *, but: Collection[str] = ()) -> bool:
         """Nobody else works here."""
         return False
 
@@ -122,6 +131,7 @@ class History:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._places: dict[str, list[Drawn] | None] = {}
+        self._bases: dict[str, bool] = {}
 
     def of(self, records: Sequence[Record], refused: Sequence[Refused] = ()) -> list[Tried]:
         """What a sampler learns from: trials in order, before each what was refused for it, and what has been just now."""
@@ -140,6 +150,29 @@ class History:
         if record.id not in self._places:
             self._places[record.id] = self._space.fits(record.recipe)
         return self._places[record.id]
+
+    def belong(self, records: Sequence[Record]) -> list[Record]:
+        """What is of the search as it is asked today: trials that still fit, and the runs that confirm these or the base."""
+        return [one for one in records if (self._is_base(one) if one.of == BASE else self.place(one) is not None)]
+
+    def left_out(self, records: Sequence[Record]) -> list[Record]:
+        """The trials that do not fit any more, in order."""
+        return [one for one in records if one.role == "trial" and self.place(one) is None]
+
+    def why_left_out(self, records: Sequence[Record]) -> str:
+        """Which setting keeps the first of those from fitting; empty where all fit."""
+        left_out = self.left_out(records)
+        return f"{left_out[0].id} has {self._space.misfit(left_out[0].recipe)}" if left_out else ""
+
+    def _is_base(self, record: Record) -> bool:
+        """Whether a run that confirms the base is of today's base recipe."""
+        if record.id not in self._bases:
+            try:
+                recipe = config.build(self._space.schema, record.recipe)
+                self._bases[record.id] = config.fingerprint(recipe) == config.fingerprint(self._space.base)
+            except UserError:  # of a version whose recipes had other fields
+                self._bases[record.id] = False
+        return self._bases[record.id]
 
     def _refusals(self, id: str, refused: Sequence[Refused]) -> list[Tried]:
         found = []
