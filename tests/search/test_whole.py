@@ -257,10 +257,12 @@ def test_F26_killed_with_its_run_and_without(desk: Path, undisturbed: tuple[Path
 def test_ctrl_c_saves_and_the_same_command_goes_on(desk: Path, undisturbed: tuple[Path, dict[str, Any]]) -> None:
     folder = desk / "runs" / "s"
     search = start("s.toml", *LONG, "--workers", "2", cwd=desk)
-    wait_until(lambda: len([one for one in folder.glob("*/events.jsonl") if one.stat().st_size > 2000]) == 2, search)
+    # Before there are runs, which might otherwise be over by the time that a second process has said no.
+    wait_until(lambda: folder.exists() and RunDir(folder).is_locked(), search)
     second = start("s.toml", cwd=desk)
     _, err = second.communicate()
     assert second.returncode == 7 and "in use by" in err, err
+    wait_until(lambda: len([one for one in folder.glob("*/events.jsonl") if one.stat().st_size > 2000]) == 2, search)
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=60)
     assert search.returncode == 75 and "the same command goes on" in err
