@@ -4,7 +4,7 @@
     python benchmarks/prediction.py --write         (the table in docs/compare.md, from benchmarks/results/prediction.json)
 
 The default recipe's text and optimizer, models of 0.4 to 2.6 million parameters, for 0.5, 1.5 and 5 TFLOP each; then 15
-TFLOP. `farthing plan --predict` says, of 50 TFLOP, what three sizes will score, from those that took a tenth at most and
+TFLOP. `farthing plan --predict` says, of 50 TFLOP, what four sizes will score, from those that took a tenth at most and
 from all of them; and they are trained. Scores are what counts here, so two runs share the machine.
 """
 
@@ -33,7 +33,7 @@ SMALL = [
     *((size, 5e11) for size in ("64x2", "96x3", "128x4")),
 ]
 MIDDLE = [(size, 1.5e13) for size in ("64x2", "96x3", "128x4", "192x4")]
-LARGE = [(size, 5e13) for size in ("128x4", "192x4", "256x5")]
+LARGE = [(size, 5e13) for size in ("96x3", "128x4", "192x4", "256x5")]
 
 
 class Law:

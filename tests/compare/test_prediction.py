@@ -58,5 +58,11 @@ def test_what_a_recipe_may_expect(tmp_path: Path) -> None:
     assert ahead["bits_per_byte"]["value"] == pytest.approx(TRUTH.loss(parameters=1e7, tokens=20480), rel=0.02)
     assert any("differs from the runs in optimizer.lr" in note for note in ahead["notes"])
     assert any("times the largest run" in note for note in ahead["notes"])
+    for factor, words in ((1.2, ""), (5, "5 times the largest run: the interval is that of the law"), (20, "vouches")):
+        near = expect(
+            found, arms[0].recipe, recipe_of({}), parameters=10**7, tokens=20480, flops=factor * found.largest
+        )
+        told = [note for note in near["notes"] if "times the largest" in note]
+        assert len(told) == bool(words) and all(words in note for note in told)
     with pytest.raises(UserError, match=r"data.validation=.*they say nothing about a score on other text"):
         expect(found, arms[0].recipe, recipe_of({"data.validation": 0.3}), parameters=1, tokens=1, flops=1.0)

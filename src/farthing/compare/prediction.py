@@ -13,6 +13,8 @@ from farthing.section import Section
 
 FAR = 10.0
 """times the largest budget seen; further out, nothing that was measured vouches for a prediction"""
+_NEAR = 1.5
+"""times the largest budget seen, up to which a prediction is hardly one"""
 _SIZES = (
     "model.n_layer",
     "model.n_head",
@@ -65,6 +67,11 @@ def expect(found: Fit, runs: Section, recipe: Section, *, parameters: int, token
     if flops > FAR * found.largest:
         notes.append(
             f"{flops / found.largest:.3g} times the largest run: nothing that was measured vouches for the law that far out"
+        )
+    elif flops > _NEAR * found.largest:
+        notes.append(
+            f"{flops / found.largest:.3g} times the largest run: the interval is that of the law, and cannot know whether the "
+            "law goes on that far"
         )
     best = found.best_size(flops)
     return {
