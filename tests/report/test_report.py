@@ -322,14 +322,24 @@ def test_a_search_is_drawn_and_told(tmp_path: Path) -> None:
     assert "1 run of trials: pruned" in text
 
 
-@pytest.mark.parametrize(("kept", "best"), [(["wide", "deep"], "deep"), (["wide"], "wide"), ([], "lucky")])
+def test_trials_that_fit_no_more_are_not_drawn_among_the_others(tmp_path: Path) -> None:
+    for number in range(3):
+        write_run(tmp_path, f"trial-{number:05d}-seed-1", 1.4, recipe={"optimizer.lr": 0.01 * (number + 1)})
+    found = {**SEARCH, "left_out": 1, "left_out_ids": ["trial-00001"], "left_out_because": "trial-00001 has x=1, now 2"}
+    material = material_of(tmp_path, question=Question("search", "looking", {}, found))
+    assert {run.name for run in material.runs} == {"trial-00000-seed-1", "trial-00002-seed-1"}
+
+
+@pytest.mark.parametrize(("kept", "best"), [(["wide", "deep"], "deep"), (["wide"], "wide"), ([], "base")])
 def test_the_best_of_a_climb_is_what_it_has_come_to(tmp_path: Path, kept: list[str], best: str) -> None:
     for number, (name, bits) in enumerate(
         {"base": 1.5, "wide": 1.4, "deep": 1.3, "deep-2": 1.25, "lucky": 1.2}.items()
     ):
         write_arm(tmp_path, name, {1: bits, 2: bits}, recipe={"model.n_layer": number + 1})
     outcomes = {name: "kept" if name in kept else "rolled back" for name in ("wide", "deep")}
-    decisions = [{**_decision(name, outcome, -0.1), "arm": name} for name, outcome in outcomes.items()]
+    decisions = [
+        {**_decision(name, outcome, -0.1), "arm": name, "against": "base"} for name, outcome in outcomes.items()
+    ]
     question = Question("climb", "up", {}, {"decisions": decisions, "ended": "", "confirmation": None})
     material = material_of(tmp_path, question=question)
     assert material.best.name == best

@@ -25,6 +25,15 @@ def test_what_fits_no_more_is_no_trial_but_its_cost_is_spent() -> None:
     assert full(search_of(budget={"minutes": 3}).budget, old, ids) == "budget.minutes is spent"
 
 
+def test_what_was_stopped_and_fits_no_more_keeps_no_room_for_its_rest() -> None:
+    stopped = record(0, None, state="running", spent={"flops": 20.0}, planned=ONE)
+    search = search_of(budget={"flops": 150}, confirm={"top": 0})
+    assert "too dear" in too_dear(search, [stopped], ONE)
+    assert too_dear(search, [stopped], ONE, left_out={stopped.id}) == ""
+    tight = search_of(budget={"flops": 100}).budget
+    assert "spent" in full(tight, [stopped]) and full(tight, [stopped], {stopped.id}) == ""
+
+
 @pytest.mark.parametrize(
     ("budget", "goes_on"),
     [

@@ -287,6 +287,20 @@ def test_in_a_free_order_a_change_may_need_a_later_one(bench: Path) -> None:
         read("never.toml", Recipe)
 
 
+def test_runs_of_an_interrupted_change_are_not_those_of_another(bench: Path) -> None:
+    folder, before = ClimbFolder(bench / "climb"), Standing()
+    folder.make("")
+    slow, fast, faster = (config.load(Recipe, "small.toml", [f"optimizer.lr={rate}"]) for rate in (1e-6, 1e-1, 1.0))
+    assert folder.arm(before, slow, "rate") == "rate"
+    # Of that sitting only the file is left: it was interrupted before anything was decided.
+    for recipe, name in ((fast, "rate-2"), (slow, "rate"), (faster, "rate-3")):
+        assert folder.arm(Standing(), recipe, "rate") == name
+        assert config.load(Recipe, str(folder.recipe(name))).optimizer.lr == recipe.optimizer.lr
+    folder.recipe("rate-2").write_text("damaged", "utf-8")
+    assert folder.arm(Standing(), fast, "rate") == "rate-4"
+    assert folder.arm(Standing(), fast.model_copy(update={"seed": 8}), "rate") == "rate-4"
+
+
 def test_what_has_not_been_decided_may_change(tmp_path: Path) -> None:
     asked = {
         "climb": {"judge": {"level": 0.05}, "step": [{"name": "a", "changes": {"x": 1}}, {"name": "b", "changes": {}}]}

@@ -205,6 +205,7 @@ def test_trials_that_fit_no_more_are_left_out_with_the_reason(tmp_path: Path) ->
     assert (told["trials"], told["complete"], told["best"], told["left_out"]) == (0, 0, None, 3)
     assert told["left_out_because"] == "trial-00000 has evaluate.legacy=titles, now none"
     assert told["spent"]["flops"] == 15.0, "what was spent is spent"
+    assert told["left_out_ids"] == ["trial-00000", "trial-00001", "trial-00002"]
     assert not folder.best.exists(), "it is of no trial that the findings tell of"
     material: Any = SimpleNamespace(question=SimpleNamespace(found=told))
     shown = " ".join(block.text for section in ladder.of_search(material) for block in section.blocks
@@ -218,6 +219,27 @@ def test_trials_that_fit_no_more_are_left_out_with_the_reason(tmp_path: Path) ->
     assert because.startswith("trial-00001 has optimizer.lr=0.000") and because.endswith(
         "which the space does not hold"
     )
+
+
+def test_a_confirmation_cut_short_decides_over_the_seeds_that_all_have(tmp_path: Path) -> None:
+    found = asked(tmp_path, SEARCH.replace("top = 0", "top = 2\nseeds = 2\nbase = false"), ["data.test=0.1"])
+    folder = Folder(tmp_path / "runs" / "s")
+    folder.make("")
+    recipes = [config.to_table(found.space.propose(lambda name, at, domain, unit=unit: domain.at(unit)).recipe)
+               for unit in (0.1, 0.2)]  # fmt: skip
+    trials = [record(number, 2.0 + number, recipe=recipe) for number, recipe in enumerate(recipes)]
+
+    def best(first: list[float | None], second: list[float | None]) -> str:
+        runs = [replace(one, recipe=recipes[at]) for at, scores in enumerate((first, second))
+                for one in confirming(f"trial-{at:05d}", scores)]  # fmt: skip
+        return str(find(found, folder, [*trials, *runs], "over")["best"]["trial"])
+
+    assert best([], [1.0]) == "trial-00000", "one alone wins nothing"
+    assert best([2.0, 2.6], [2.1]) == "trial-00000", "a seed that the other has not run is not held against it"
+    assert best([2.2, 1.0], [2.1]) == "trial-00001"
+    assert best([2.0, 2.6], [2.1, 2.2]) == "trial-00001"
+    assert best([2.0, None], [2.1, 2.2]) == "trial-00001", "one that failed does not win"
+    assert to_hold_out(found, folder, trials) == {}
 
 
 def test_runs_of_a_base_recipe_that_has_changed_confirm_nothing(tmp_path: Path) -> None:
@@ -234,13 +256,14 @@ def test_runs_of_a_base_recipe_that_has_changed_confirm_nothing(tmp_path: Path) 
 
 
 def test_what_a_reader_must_know_of_the_numbers_is_noted(tmp_path: Path) -> None:
-    def notes(sampler: str, top: int) -> dict[str, str]:
+    def notes(sampler: str, top: int, state: str = "complete") -> dict[str, str]:
         text = SEARCH.replace('kind = "random"', sampler).replace("top = 0", f"top = {top}\nseeds = 1\nbase = false")
         found, folder = asked(tmp_path, text), Folder(tmp_path / "runs" / "s")
         folder.make("")
         recipes = [config.to_table(found.space.propose(lambda name, at, domain, unit=unit: domain.at(unit)).recipe)
                    for unit in (0.1, 0.2, 0.3, 0.4, 0.5)]  # fmt: skip
-        records = [record(number, 2.0 + number, recipe=recipe) for number, recipe in enumerate(recipes)]
+        records = [record(number, 2.0 + number, recipe=recipe, state=state if number > 1 else "complete")
+                   for number, recipe in enumerate(recipes)]  # fmt: skip
         runs = [replace(one, recipe=records[number].recipe) for number in range(top)
                 for one in confirming(f"trial-{number:05d}", [2.5 + number])]  # fmt: skip
         told: dict[str, str] = find(found, folder, [*records, *runs], "over")["notes"]
@@ -252,6 +275,7 @@ def test_what_a_reader_must_know_of_the_numbers_is_noted(tmp_path: Path) -> None
     assert learnt["trends"].startswith("tpe chose later trials by the scores of earlier ones")
     assert "the lowest of 3 means" in learnt["confirmation"] and "a little too low" in learnt["confirmation"]
     assert notes('kind = "cmaes"', 0).keys() == {"trends"}
+    assert notes('kind = "tpe"\nstartup_trials = 3', 0, state="pruned").keys() == {"trends"}, "it learns from these too"
 
 
 def test_counts_tell_refused_candidates_from_trials() -> None:

@@ -141,6 +141,24 @@ def test_nothing_is_confirmed_that_the_budget_has_no_room_for(tmp_path: Path) ->
     assert run is not None and run.id == f"confirm-{trial.id}-seed-10001"
 
 
+def test_confirmation_runs_under_way_count_as_planned(tmp_path: Path) -> None:
+    search = SEARCH.replace("flops = 300", "trials = 1").replace("top = 0", "top = 1\nseeds = 2")
+    folder = made(tmp_path / "runs" / "s")
+    trial = proposer(asked(tmp_path, search), folder, Silent()).trial()
+    assert trial is not None
+    flops = trial.planned["flops"]
+    folder.write(replace(trial, state="complete", score=2.0, spent={"flops": flops}))
+    tight = proposer(asked(tmp_path, search, [f"search.budget.flops={3.5 * flops}"]), folder, Silent())
+    assert tight.trial() is None
+    begun = [tight.confirmation(), tight.confirmation()]
+    assert [one and one.planned["flops"] for one in begun] == [flops, flops] and begun[1] is not None
+    assert tight.confirmation() is None, "a third would be more than the search may spend"
+    assert tight.left_to_confirm(folder.records()) == 4
+    folder.write(replace(begun[1], state="complete", score=2.0, spent={"flops": flops / 4}))
+    again = proposer(asked(tmp_path, search, [f"search.budget.flops={3.5 * flops}"]), folder, Silent())
+    assert again.trial() is None and again.confirmation() is not None
+
+
 def test_a_budget_for_no_trial_is_one_line(tmp_path: Path) -> None:
     search = asked(tmp_path, SEARCH, ["search.budget.flops=3"])
     folder = made(tmp_path / "runs" / "s")

@@ -293,11 +293,12 @@ def test_workers_whose_common_budget_is_used_up_all_come_to_the_end(server: Clus
         # Begun before: nothing as long as this would begin within so small a budget.
         table = config.to_table(space.propose(lambda name, at, domain, unit=number / 3: domain.at(unit)).recipe)
         assert folder.create(record(number, None, state="running", recipe=table))
-    words += ["search.budget.minutes=0.2", "search.heartbeat_seconds=1"]
+    words += ["search.budget.minutes=0.2", "search.heartbeat_seconds=5"]
     workers = [start(*words, cwd=desk) for _ in range(2)]
     for answer in [done(worker) for worker in workers]:
         assert (answer["trials"], answer["complete"], answer["running"]) == (2, 0, 2)
         assert answer["ended"] == "budget.minutes is spent; a larger budget goes on with 2 stopped trials"
     found = folder.records()
-    assert [one.state for one in found] == ["running"] * 2 and sum(one.spent["seconds"] for one in found) >= 12
-    assert not any(folder.run(one, 1337).is_locked() for one in found)
+    assert [one.state for one in found] == ["running"] * 2 and sum(one.spent.get("seconds", 0.0) for one in found) >= 12
+    # A run that was taken from a starved worker may still be saving.
+    wait_until(lambda: not any(folder.run(one, 1337).is_locked() for one in found))

@@ -160,8 +160,9 @@ class Material:
             return best.get("trial") if isinstance(best, Mapping) else None
         if self.question.kind != "climb":
             return None
-        kept = [one for one in found.get("decisions", []) if one["outcome"] == "kept"]
-        return kept[-1]["arm"] if kept else None
+        decisions = found.get("decisions", [])
+        kept = [one["arm"] for one in decisions if one["outcome"] == "kept"]
+        return kept[-1] if kept else next((one["against"] for one in decisions if one["against"]), None)
 
     @property
     def ranked(self) -> list[Arm]:
@@ -206,7 +207,10 @@ def collect(
     stories: dict[Path, Story] = {}
     facts: dict[Path, Facts] = {}
     left_out = list(found.left_out)
+    misfits = [one for one in question.found.get("left_out_ids", []) if question.kind == "search"]
     for run in found.runs:
+        if any(run.name == id or run.name.startswith(f"{id}-seed") for id in misfits):
+            continue  # the page says how many they are; their scores are not of what is asked now
         try:
             story, own = read_story(run, by=by, points=points), read_facts(RunDir(run.path))
             _check(story, own)

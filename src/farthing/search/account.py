@@ -18,9 +18,11 @@ FRESH = 10_001
 """the first seed of confirmation runs"""
 
 
-def total(records: Sequence[Record]) -> dict[str, float]:
+def total(records: Sequence[Record], left_out: Collection[str] = ()) -> dict[str, float]:
     """FLOPs, seconds and money of everything that has run, and of what runs, as planned."""
-    return {name: sum(record.cost.get(name, 0.0) for record in records) for name in ("flops", "seconds", "money")}
+    # What does not go on in this search costs no more than it has.
+    costs = [record.spent if record.id in left_out else record.cost for record in records]
+    return {name: sum(cost.get(name, 0.0) for cost in costs) for name in ("flops", "seconds", "money")}
 
 
 def spent(records: Sequence[Record]) -> dict[str, float]:
@@ -60,7 +62,7 @@ def full(budget: SearchBudget, records: Sequence[Record], left_out: Collection[s
     trials = sum(record.counts and record.id not in left_out for record in records)
     if budget.trials is not None and trials >= budget.trials:
         return f"budget.trials={budget.trials} are done"
-    return _reached(budget, total(records))
+    return _reached(budget, total(records, left_out))
 
 
 def used_up(budget: SearchBudget, records: Sequence[Record]) -> str:
@@ -112,12 +114,20 @@ def may_go_on(
     trials = sum(one.counts and one.id not in left_out for one in others)
     if record.role == "trial" and budget.trials is not None and trials >= budget.trials:
         return False
-    within = budget.flops is None or total([*others, record])["flops"] <= budget.flops * (1 + _ROUNDING)
-    return within and not used_up(budget, records)
+    return room_for_flops(budget, [*others, record], left_out) and not used_up(budget, records)
+
+
+def room_for_flops(budget: SearchBudget, records: Sequence[Record], left_out: Collection[str] = ()) -> bool:
+    """Whether these, of which some still run, stay within the limit of FLOPs, in which plans are right."""
+    return budget.flops is None or total(records, left_out)["flops"] <= budget.flops * (1 + _ROUNDING)
 
 
 def too_dear(
-    search: Search, records: Sequence[Record], planned: Mapping[str, float], top: Sequence[Record] = ()
+    search: Search,
+    records: Sequence[Record],
+    planned: Mapping[str, float],
+    top: Sequence[Record] = (),
+    left_out: Collection[str] = (),
 ) -> str:
     """Why this trial, and the runs that confirm the best, no longer fit in; empty if they do.
 
@@ -126,8 +136,9 @@ def too_dear(
         records: everything so far.
         planned: what one run of the trial takes.
         top: the best of the complete trials, which may be the ones to confirm.
+        left_out: ids of trials that do not fit any more.
     """
-    used = total(records)
+    used = total(records, left_out)
     for name, limit in limits(search.budget).items():
         one = planned.get(name, 0.0) * (pace(records) if name != "flops" else 1.0)
         known = [record.spent.get(name, 0.0) / len(record.seeds) for record in top]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -182,16 +183,27 @@ class ClimbFolder:
 
     def arm(self, standing: Standing, recipe: Section, name: str) -> str:
         """The name of a recipe's runs: that of an arm with the same recipe, or a new one; what it trains is written."""
-        key = config.fingerprint(config.build(type(recipe), {**config.to_table(recipe), "seed": 0}))
+        key = _key(type(recipe), config.to_table(recipe))
         if key not in standing.arms:
             slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "change"
-            taken = set(standing.arms.values())
-            number = next(n for n in range(len(taken) + 1) if _numbered(slug, n) not in taken)
-            standing.arms[key] = _numbered(slug, number)
+            names = (_numbered(slug, number) for number in itertools.count())
+            standing.arms[key] = next(name for name in names if self._free(standing, name, type(recipe), key))
         file = self.recipe(standing.arms[key])
         if not file.is_file():
             write_text(file, config.to_toml(recipe))
         return standing.arms[key]
+
+    def _free(self, standing: Standing, name: str, schema: type[Section], key: str) -> bool:
+        """Whether runs of that recipe may have that name: none has it, or an interrupted sitting gave it to the same one."""
+        if name in standing.arms.values():
+            return False
+        file = self.recipe(name)
+        if not file.is_file():
+            return not any(self.path.glob(f"{name}-seed*"))
+        try:
+            return _key(schema, config.read_toml(file)) == key
+        except UserError:
+            return False
 
     def recipe(self, arm: str) -> Path:
         """What an arm's runs train, but for the seed."""
@@ -209,6 +221,11 @@ class ClimbFolder:
         """Every run folder of these arms that is there."""
         found = [RunDir(path) for arm in arms for path in sorted(self.path.glob(f"{arm}-seed*"))]
         return [run for run in found if run.recipe.is_file()]
+
+
+def _key(schema: type[Section], table: Mapping[str, Any]) -> str:
+    """A recipe's fingerprint without its seed."""
+    return config.fingerprint(config.build(schema, {**table, "seed": 0}))
 
 
 def _numbered(slug: str, number: int) -> str:

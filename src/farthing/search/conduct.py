@@ -243,7 +243,7 @@ class Conductor:
                 self._let_go(active)
                 return
         if code is not None:
-            self._idle_until = -float("inf")
+            self._looked = self._idle_until = -float("inf")
             self._active.remove(active)
             self._take_down(active, code)
 
@@ -333,7 +333,8 @@ class Conductor:
         """
         records = self._ledger.records()
         ended = self._proposer.end(records)
-        arms = findings.to_hold_out(self._asked, self._folder, records)
+        whole = not self._proposer.left_to_confirm(records)  # a winner that may change is not looked at yet
+        arms = findings.to_hold_out(self._asked, self._folder, records) if whole else {}
         done, told = take_every_held_out(arms, self._device, stopping=lambda: bool(self._signals.asked))
         if not done:
             raise self._preempted()

@@ -61,7 +61,7 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
     placed = {one.id: history.place(one) or [] for one in complete}
     points = [({drawn.path: drawn.value for drawn in placed[one.id]}, float(one.score or 0.0)) for one in complete]
     confirmed = confirmation(asked.search, records, complete)
-    winner = _winner(complete, confirmed)
+    winner = _winner(asked.search, complete, confirmed)
     for id, summary in (held_out(to_hold_out(asked, folder, records)) or {}).items():
         assert confirmed is not None
         confirmed["arms"][id]["held_out"] = summary
@@ -77,7 +77,8 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
         "importance": importance(list(placed.values()), [score for _, score in points]),
         "trends": trends(points),
         "confirmation": confirmed,
-        "notes": _notes(asked.search, len(points), confirmed),
+        "left_out_ids": sorted({one.id for one in every} - {one.id for one in records}),
+        "notes": _notes(asked.search, sum(one.role == "trial" and one.score is not None for one in records), confirmed),
         "history": _history(records),
         "slices": _slices(points),
         "parallel": [{"trial": one.id, "score": one.score, **points[at][0]} for at, one in enumerate(complete)],
@@ -92,12 +93,12 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
     return found
 
 
-def _notes(search: Search, complete: int, confirmed: Mapping[str, Any] | None) -> dict[str, str]:
+def _notes(search: Search, scored: int, confirmed: Mapping[str, Any] | None) -> dict[str, str]:
     """What a reader must know of the numbers, by which part of the findings it is about."""
     found = {}
     sampler = search.sampler
     learns = isinstance(sampler, Tpe | Gp | CmaEs)
-    if learns and complete > getattr(sampler, "startup_trials", 0):
+    if learns and scored > getattr(sampler, "startup_trials", 0):
         found["trends"] = (
             f"{sampler.kind} chose later trials by the scores of earlier ones, so the p of these trends is a hint and no "
             "proof: a random search would be needed for that"
@@ -138,12 +139,15 @@ def _by_seed(scores: Mapping[int, float | None]) -> dict[str, float | None]:
     return {str(seed): score for seed, score in sorted(scores.items())}
 
 
-def _winner(complete: Sequence[Record], confirmed: Mapping[str, Any] | None) -> Record | None:
-    """The best with fresh seeds, among those whose runs all have a score; else the best of the trials."""
-    if arms := _whole(confirmed):
-        first = min(arms, key=lambda id: arms[id]["mean"])
-        return next(one for one in complete if one.id == first)
-    return complete[0] if complete else None
+def _winner(search: Search, complete: Sequence[Record], confirmed: Mapping[str, Any] | None) -> Record | None:
+    """The best over the fresh seeds that all have run, among those whose runs all have a score; else the best trial."""
+    arms = {} if confirmed is None else confirmed["arms"]
+    top = [one for one in complete[: search.confirm.top] if not (one.id in arms and arms[one.id]["failed"])]
+    seeds = [set(arms[one.id]["scores"]) if one.id in arms else set() for one in top]
+    common = set.intersection(*seeds) if seeds else set()
+    if not common:
+        return complete[0] if complete else None
+    return min(top, key=lambda one: math.fsum(arms[one.id]["scores"][seed] for seed in common))
 
 
 def _whole(confirmed: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -163,7 +167,8 @@ def to_hold_out(asked: Asked, folder: Folder, records: Sequence[Record]) -> dict
     history = History(asked.space)
     records = history.belong(records)
     complete = best(records, history)
-    winner = _winner(complete, confirmation(asked.search, records, complete))
+    confirmed = confirmation(asked.search, records, complete)
+    winner = None if confirmed is None else _winner(asked.search, complete, confirmed)
     arms: dict[str, dict[int, RunDir]] = {} if winner is None else {winner.id: {}, BASE: {}}
     for one in records:
         if one.role == "confirmation" and one.state == "complete" and one.of in arms:

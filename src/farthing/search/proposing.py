@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 from farthing import config
@@ -115,7 +116,7 @@ class Proposer:
             if not reason:
                 planned = price.as_planned()
                 top = best(records, self.history)[: self._search.confirm.top]
-                if dear := account.too_dear(self._search, records, planned, top):
+                if dear := account.too_dear(self._search, records, planned, top, self._left_out(records)):
                     one = Refused(parameters=parameters, reason=dear, generation=proposal.generation)
                     self._refuse_dear(one, refused)
                     return None
@@ -178,13 +179,17 @@ class Proposer:
             last = self.last_refusal or next((one.reason for one in reversed(records)), "")
             raise UserError(f"no trial: {over}" + (f"; the last candidate was refused: {last}" if last else ""))
         going = [one for one in self.history.belong(records) if not one.ended]
-        trials = sum(one.role == "trial" for one in going)
-        runs = len(going) - trials + sum(1 for _ in self._to_confirm(records))
+        trials, runs = sum(one.role == "trial" for one in going), self.left_to_confirm(records)
         left = [f"{trials} stopped trial{'s' if trials > 1 else ''}"] if trials else []
         left += [f"{runs} run{'s' if runs > 1 else ''} to confirm the best"] if runs else []
         if not left:
             return over
         return f"{account.used_up(self._search.budget, records) or over}; a larger budget goes on with {' and '.join(left)}"
+
+    def left_to_confirm(self, records: Sequence[Record]) -> int:
+        """Confirmation runs that have not begun or not ended."""
+        begun = sum(one.role == "confirmation" and not one.ended for one in self.history.belong(records))
+        return begun + sum(1 for _ in self._to_confirm(records))
 
     def _left_out(self, records: Sequence[Record]) -> set[str]:
         return {one.id for one in self.history.left_out(records)}
@@ -206,8 +211,17 @@ class Proposer:
         record = Record(
             id=_confirming(of, seed, {one.id for one in records}), number=self._ledger.next_number(),
             role="confirmation", of=of, worker=this_worker(), parameters={}, recipe=recipe, seeds=[seed],
+            planned=self._planned(of, records),
         )  # fmt: skip
+        if not account.room_for_flops(self._search.budget, [*records, record], self._left_out(records)):
+            return None
         return record if self._ledger.begin(record, [], most=None) else None
+
+    def _planned(self, of: str, records: Sequence[Record]) -> dict[str, float]:
+        """What a run that confirms this takes by the trials' plans; the base like the trials beside it."""
+        arms = [one for one in best(records, self.history)[: self._search.confirm.top] if of in (BASE, one.id)]
+        names = {name for one in arms for name in one.planned if name in ("flops", "seconds", "money")}
+        return {name: fmean(one.planned.get(name, 0.0) / len(one.seeds) for one in arms) for name in names}
 
     def _to_confirm(self, records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Any], int]]:
         """What is to be confirmed, its recipe and a fresh seed, for each run that has not begun.
