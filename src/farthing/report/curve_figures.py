@@ -86,13 +86,13 @@ class _Lot:
 
 def _lot(found: Sequence[tuple[Curve, Story]]) -> _Lot:
     shown = [(curve, story.run.status) for curve, story in found if np.isfinite(curve.value_P).any()]
-    finished, failed = ([curve for curve, one in shown if one == status] for status in ("finished", "failed"))
-    return _Lot(finished, failed)
+    return _Lot(*([curve for curve, one in shown if one == status] for status in ("finished", "failed")))
 
 
 def loss_figure(arms: Mapping[str, Sequence[Story]], *, level: float, points_a_run: int) -> Figure | None:
     """Training loss of all runs against what was spent, a line an arm, with the interval of each arm's mean."""
-    most = min(points_a_run, _STRETCHES if len(arms) <= _FEW else _STRETCHES // 2)
+    steps = max((int(one.run.spent.get("steps", 0)) for several in arms.values() for one in several), default=0)
+    most = min(points_a_run, _STRETCHES if len(arms) <= _FEW else _STRETCHES // 2, max(20, steps // 4))
     lots = {name: _lot([(thinned(one.curves.loss, most), one) for one in several]) for name, several in arms.items()}
     return _curves(
         lots,
