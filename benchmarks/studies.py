@@ -4,9 +4,10 @@
     python benchmarks/studies.py TITLES.txt --only a,c --workers 2
 
 20,000 titles (10,000 for the long list), seven epochs, models of one to four million parameters, three seeds where seeds
-are compared. Studies A and titles are climbs, D is a search, C and E are arms that are compared. Runs stay in --runs, so
-that every verb can look at them again; what was found goes to benchmarks/results/studies.json, and the reports go to
-docs/studies/. Each run gets a thread of its own, so numbers of seconds are not those of a run that has the machine to itself.
+are compared. Studies A and titles are climbs, D is a search, C and E are arms that are compared, and so is final: what the
+long list has come to against its base, on 20,000 titles. Runs stay in --runs, so that every verb can look at them again;
+what was found goes to benchmarks/results/studies.json, and the reports go to docs/studies/. Each run gets a thread of its
+own, so numbers of seconds are not those of a run that has the machine to itself.
 """
 
 from __future__ import annotations
@@ -59,13 +60,16 @@ ARMS: dict[str, dict[str, list[str]]] = {
         "swiglu-rmsnorm-gqa-rope": ["studies/e-swiglu-rmsnorm-gqa-rope", "model.n_kv_head=2", *_E],
     },
 }
+# What the long list came to, on twice the titles: recipes in the folder of runs.
+_FOUND = {"base": "titles/asked/base.toml", "end": "titles/final.toml"}
+ARMS["final"] = {arm: [recipe, "data.limit=20000", "train.threads=1"] for arm, recipe in _FOUND.items()}
 # Three seeds for each change of the ladder; of the long list, a third only where two do not tell, and half of the text.
 CLIMBS = {
     "a": ["benchmarks/climbs/study-a.toml"],
     "titles": ["titles", "data.limit=10000", "climb.judge.looks=[2,3]"],
 }
 SEARCHES = {"d": ["benchmarks/searches/study-d.toml"]}
-STUDIES = ("a", "c", "d", "e", "titles")
+STUDIES = ("a", "c", "d", "e", "titles", "final")
 
 
 class Studies:
@@ -96,8 +100,15 @@ class Studies:
     def _arms(self, study: str) -> dict[str, Any]:
         def train(arm: str) -> None:
             recipe, *changes = ARMS[study][arm]
-            words = ["train", recipe, *SMALL, *changes, "--seeds", SEEDS, "--name", f"{study}-{arm}", "--runs"]
+            if study == "final":
+                recipe = f"{self._runs}/{recipe}"
+            else:
+                changes = [*SMALL, *changes]
+            words = ["train", recipe, *changes, "--seeds", SEEDS, "--name", f"{study}-{arm}", "--runs"]
             self._farthing(*words, self._runs, "--quiet", allowed=(0, DIVERGED))
+            for seed in SEEDS.split(",") if study == "final" else ():
+                words = ["eval", f"{study}-{arm}-seed{seed}", "--split", "test", "--runs"]
+                self._farthing(*words, self._runs, "--quiet", "--json")
 
         with ThreadPoolExecutor(self._workers) as pool:
             list(pool.map(train, ARMS[study]))
@@ -153,11 +164,11 @@ class Studies:
         return done.stdout
 
 
-_KEPT = ("arm", "mean", "sd", "n", "low", "high", "legacy_coverage", "parameters", "spent")
+_KEPT = ("arm", "mean", "sd", "n", "low", "high", "legacy_coverage", "held_out", "parameters", "spent")
 
 
 def _name(study: str) -> str:
-    return study if study == "titles" else f"study-{study}"
+    return study if study in ("titles", "final") else f"study-{study}"
 
 
 def _common(scores: Mapping[int, float | None], seeds: int) -> dict[int, float | None]:
@@ -177,14 +188,17 @@ def _told(value: Mapping[str, Any] | None) -> str:
 def _arms_table(compared: Mapping[str, Any]) -> Iterator[list[str]]:
     readings = [by for by in ("bits_per_byte", "legacy_titles") if by in compared]
     named = {"bits_per_byte": "bits per byte", "legacy_titles": "legacy reading"}
-    yield ["arm", "seeds", *(cell for by in readings for cell in (named[by], "difference")), "PFLOP"]
+    looked = any(arm.get("held_out") for arm in compared[readings[0]]["arms"])
+    head = ["arm", "seeds", *(cell for by in readings for cell in (named[by], "difference")), "PFLOP"]
+    yield [*head, "held-out titles"] if looked else head
     for arm in compared[readings[0]]["arms"]:
         cells = []
         for by in readings:
             verdicts = {one["arm"]: one for one in compared[by]["verdicts"]}
             mean = next(one["mean"] for one in compared[by]["arms"] if one["arm"] == arm["arm"])
             cells += ["no score" if mean is None else f"{mean:.4f}", _told(verdicts.get(arm["arm"]))]
-        yield [arm["arm"], str(arm["n"]), *cells, f"{arm['spent'].get('flops', 0.0) / 1e15:.3f}"]
+        row = [arm["arm"], str(arm["n"]), *cells, f"{arm['spent'].get('flops', 0.0) / 1e15:.3f}"]
+        yield [*row, f"{arm['held_out']['mean']:.4f}"] if looked else row
 
 
 def _ladder_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
