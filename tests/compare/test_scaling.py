@@ -127,6 +127,16 @@ def test_runs_of_one_budget_say_nothing_of_another(stretch: float) -> None:
     assert found.law.kind == "parameters and tokens"
 
 
+def test_where_size_buys_nothing_the_best_one_is_still_a_number() -> None:
+    # Exponents as a draw of the bootstrap may give them.
+    for size, tokens in ((0.0, 0.02), (1e-9, 0.02), (0.02, 0.0), (4.0, 1e-6)):
+        law = Law(
+            "parameters and tokens", 0.0, {"parameters": 2.0, "tokens": 2.0}, {"parameters": size, "tokens": tokens}
+        )
+        best = Fit(law, [law], np.zeros(1), points((1e6,), (1e6,)), 6.0).best_size(6e12)
+        assert best is not None and all(1 <= one.value <= 1e12 for one in best)
+
+
 def test_few_sizes_show_no_floor() -> None:
     found = fit(points((5e5, 1e6, 2e6), (1e7,)), replicates=20)
     assert found.law.floor == 0

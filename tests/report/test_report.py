@@ -20,7 +20,7 @@ from farthing.errors import UserError
 from farthing.recipe import Recipe
 from farthing.report import ladder, page, sections
 from farthing.report.advice import Diagnosis, diagnose_all
-from farthing.report.blocks import Document, Section
+from farthing.report.blocks import Document, Section, Table
 from farthing.report.contents import compose
 from farthing.report.material import Material, Question, Tokens, collect
 from farthing.report.search_figures import climb_figure
@@ -394,6 +394,12 @@ def test_what_lies_beyond_the_frame_of_a_ladder_is_told() -> None:
     assert drawn is not None and "-1.100" in drawn.svg
     within = climb_figure([_decision("as small", "kept", -0.03), *small])
     assert within is not None and "-0.030" not in within.svg
+
+
+def test_two_tables_in_a_row_stay_two_in_markdown() -> None:
+    tables = [Table(["a", "b"], [["1", "2"], ["3", "4"]], frozenset({1})), Table(["c"], [["5"]])]
+    told = page.markdown(Document("t", "", (), [Section("s", tables)]), "figures")
+    assert "| a | b |\n|---|---:|\n| 1 | 2 |\n| 3 | 4 |\n\n| c |\n|---|\n| 5 |\n" in told
 
 
 def test_only_reports_are_overwritten(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from compare.folders import write_run
 from farthing import config, session
 from farthing.cli import planner as planning
 from farthing.errors import FarthingError, ResourceError, UserError
@@ -161,6 +162,19 @@ def test_a_refusal_in_mid_arm_saves_the_other_seed(bench: Path, monkeypatch: pyt
     with pytest.raises(Refused):
         arms.train(arms.arm(()), [1, 2])
     assert [one.stopped for one in Pretence.made] == [True]
+
+
+def test_runs_on_texts_that_have_changed_in_between_are_not_judged(bench: Path) -> None:
+    _, kept, _, arms = parts(bench, Prices())
+    base, changed = arms.arm(()), arms.arm(("higher rate",))
+    for arm, rate, training in ((base, 1e-4, "ab" * 32), (changed, 1e-2, "cd" * 32)):
+        for seed in (1, 2):
+            write_run(kept.path, f"{arm.name}-seed{seed}", seed=seed, recipe={"optimizer.lr": rate}, training=training)
+    arms.check_alike((base,), (1, 2))
+    arms.check_alike((base, changed), (3,))
+    with pytest.raises(UserError, match=r"differ in the training text .* nothing is judged by these") as caught:
+        arms.check_alike((base, changed), (1, 2))
+    assert caught.value.exit_code == 2
 
 
 def test_a_confirmation_that_is_refused_is_one_line(bench: Path) -> None:

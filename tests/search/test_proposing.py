@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from compare.folders import TEXT, write_run
 from farthing import config
 from farthing.errors import UserError
 from farthing.search.asked import SearchLimits
@@ -157,6 +159,26 @@ def test_confirmation_runs_under_way_count_as_planned(tmp_path: Path) -> None:
     folder.write(replace(begun[1], state="complete", score=2.0, spent={"flops": flops / 4}))
     again = proposer(asked(tmp_path, search, [f"search.budget.flops={3.5 * flops}"]), folder, Silent())
     assert again.trial() is None and again.confirmation() is not None
+
+
+def test_a_run_on_another_text_is_not_held_against_the_others(tmp_path: Path) -> None:
+    found, folder = asked(tmp_path, SEARCH.replace("flops = 300", "trials = 3")), made(tmp_path / "runs" / "s")
+    first = proposer(found, folder, Silent()).trial()
+    assert first is not None
+    folder.write(replace(first, state="complete", score=2.0, scores={"1337": 2.0}, text=TEXT))
+    now = proposer(found, folder, Silent())
+    second = now.trial()
+    assert second is not None
+    write_run(folder.path, f"{first.id}-seed-1337", seed=1337, training="ab" * 32)
+    run = folder.run(second, 1337)
+    assert now.other_text(second, run, TEXT) == "", "nothing is known of it"
+    write_run(folder.path, run.name, seed=1337, training="ab" * 32)
+    assert now.other_text(second, run, TEXT) == ""
+    assert "scored on another validation text" in now.other_text(second, run, "00" * 32)
+    shutil.rmtree(run.path)
+    write_run(folder.path, run.name, seed=1337, training="cd" * 32)
+    told = now.other_text(second, run, TEXT)
+    assert told == f"{run.name}: was trained on another text than {first.id}-seed-1337 (cdcdcdcdcdcd and abababababab)"
 
 
 def test_a_budget_for_no_trial_is_one_line(tmp_path: Path) -> None:

@@ -345,4 +345,6 @@ def _best_parameters(law: Law, product: float) -> float:
     if a + b == 0:
         return math.sqrt(product)  # neither buys anything: any split is as good
     ratio = a * law.scale["parameters"] / max(b * law.scale["tokens"], 1e-300)
-    return float(min(max(ratio, 1e-300) ** (1 / (a + b)) * product ** (b / (a + b)), product))
+    # In logarithms, since small exponents take the ratio far beyond what a number holds; at least one of either.
+    size = (math.log(max(ratio, 1e-300)) + b * math.log(product)) / (a + b)
+    return math.exp(min(max(size, 0.0), math.log(product)))

@@ -147,7 +147,9 @@ def markdown(document: Document, figures: str) -> str:
         row=row,
     )
     # A table is one only while no empty line stands between its rows.
-    return f"{MARK}\n\n" + re.sub(r"(?m)(^\|.*\|)\n\n(?=\|)", r"\1\n", body)
+    body = re.sub(r"(?m)(^\|.*\|)\n\n(?=\|)", r"\1\n", body)
+    # And two are two only where one stands: a head is what a line of dashes follows.
+    return f"{MARK}\n\n" + re.sub(r"(?m)(^\|.*\|)\n(?=\|.*\|\n\|(?:---:?\|)+$)", r"\1\n\n", body)
 
 
 def _cell(cell: str | Cell) -> Markdown:

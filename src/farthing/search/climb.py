@@ -177,6 +177,7 @@ class Climber:
         for count in self._asked.climb.judge.looks:
             self._arms.train(best, seeds[:count])
             self._arms.train(candidate, seeds[:count])
+            self._arms.check_alike((candidate, best), seeds[:count])
             # What must be won is added to what was scored: better is then better by more than that.
             handicapped = {
                 seed: None if value is None else value + margin

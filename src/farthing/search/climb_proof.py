@@ -68,6 +68,7 @@ class Proof:
     def _confirmed(self, final: Arm, base: Arm, seeds: Sequence[int]) -> dict[str, Any]:
         self._arms.train(base, seeds)
         self._arms.train(final, seeds)
+        self._arms.check_alike((final, base), seeds)
         scores = self._arms.scores(final, seeds), self._arms.scores(base, seeds)
         verdict = compare(*scores, level=self._asked.climb.judge.level)
         return {
@@ -93,6 +94,7 @@ class Proof:
                 without[name] = arm
             except Refused as error:
                 refused[name] = str(error)
+        self._arms.check_alike((final, *without.values()), seeds)
         arms = {name: self._arms.scores(arm, seeds) for name, arm in without.items()}
         verdicts = compare_all(arms, self._arms.scores(final, seeds), level=self._asked.climb.judge.level)
         found: list[dict[str, Any]] = []

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from farthing.compare.runs import failure
+from farthing.compare.arms import check_alike, group
+from farthing.compare.runs import failure, gather
 from farthing.compare.statistics import Scores
-from farthing.errors import FarthingError, Preempted, ResourceError
+from farthing.errors import FarthingError, Preempted, ResourceError, UserError
 from farthing.rundir import RunDir
 from farthing.search.climb_asked import Asked
 from farthing.search.climb_record import ClimbFolder, Standing
@@ -211,6 +212,25 @@ class Arms:
             elif seeds is not None or _has_failed(run):
                 found[seed] = None
         return found
+
+    def check_alike(self, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+        """Refuse to judge scores that are of other texts than those they are held against.
+
+        Raises:
+            UserError: the files have changed in between, or a change asks for another text to be scored on.
+        """
+        runs = [self._folder.run(arm.name, seed) for arm in arms for seed in seeds]
+        # A run without a receipt tells of no text: it is not refused for that.
+        told = [str(run.path) for run in runs if run.result.is_file() and run.receipt.is_file()]
+        if not told:
+            return
+        found, _ = group(gather(told, runs=self._folder.path, recipe=self._asked.schema).runs)
+        try:
+            check_alike(found, "bits_per_byte")
+        except UserError as error:
+            raise UserError(
+                f"{error}; nothing is judged by these: put the text back and take away the folders of runs on the other one"
+            ) from None
 
     def last_words(self, arm: Arm) -> str:
         """What the first run of an arm said last."""

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from farthing import config
-from farthing.errors import FarthingError, Preempted
+from farthing.errors import FarthingError, Preempted, UserError
 from farthing.rundir import RunDir
 from farthing.search import account, findings
 from farthing.search.check import Asked
@@ -287,14 +287,15 @@ class Conductor:
             raise FarthingError(f"{MOST_ALIKE} trials in a row {how}; the last one: {record.id}: {record.reason}")
 
     def _scored(self, record: Record, run: RunDir, seed: int) -> Record:
-        """The record with one more seed's score, or failed where that says nothing."""
+        """The record with one more seed's score, or failed where that says nothing; UserError where the text has changed."""
         value, text = score(run, self._search.score)
         if value is None:
             return replace(record, state="failed", reason=f"{run.name}: its score is not finite")
-        known = next((one.text for one in self._belonging() if one.text and one.id != record.id), text)
-        if text != known:
-            reason = f"{run.name}: was scored on another validation text ({text[:12]}, the others on {known[:12]})"
-            return replace(record, state="failed", reason=reason)
+        if reason := self._proposer.other_text(record, run, text):
+            self._ledger.update(
+                replace(record, state="refused", reason=reason, process=None, spent=self._spent(record))
+            )
+            raise UserError(f"{reason}; put the text back, or search anew under another --name")
         return record.with_score(seed, value, text)
 
     def _next_seed(self, record: Record, slot: int) -> None:

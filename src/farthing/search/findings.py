@@ -77,7 +77,7 @@ def find(asked: Asked, folder: Folder, records: Sequence[Record], ended: str) ->
         "importance": importance(list(placed.values()), [score for _, score in points]),
         "trends": trends(points),
         "confirmation": confirmed,
-        "left_out_ids": sorted({one.id for one in every} - {one.id for one in records}),
+        "left_out_ids": sorted({one.id for one in every} - {one.id for one in records if one.state != "refused"}),
         "notes": _notes(asked.search, sum(one.role == "trial" and one.score is not None for one in records), confirmed),
         "history": _history(records),
         "slices": _slices(points),

@@ -23,6 +23,7 @@ from farthing.errors import FarthingError, UserError
 from farthing.events import Evaluated, Ready, Started, Step, read_events
 from farthing.rundir import RunDir, read_result
 from farthing.section import Section
+from farthing.storage import read_json
 
 STOPPED = 75
 """exit code of a run that was told to stop and saved itself"""
@@ -254,6 +255,14 @@ def score(run: RunDir, which: str) -> tuple[float | None, str]:
     best = result.get("best")
     value = best["bits_per_byte"] if which == "best" and best else validation.get("bits_per_byte")
     return value, validation.get("fingerprint", "")
+
+
+def trained_on(run: RunDir) -> str:
+    """The fingerprint of the text that a run was trained on; empty where its receipt does not tell."""
+    try:
+        return str(read_json(run.receipt)["data"]["parts"]["train"]["fingerprint"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def holds_out(recipe: Section) -> bool:

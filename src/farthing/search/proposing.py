@@ -8,8 +8,10 @@ from typing import Any
 
 from farthing import config
 from farthing.errors import UserError
+from farthing.rundir import RunDir
 from farthing.search import account
 from farthing.search.check import Asked
+from farthing.search.launch import trained_on
 from farthing.search.plans import Planner
 from farthing.search.record import BASE, Folder, Record, Refused, this_worker, trial_id
 from farthing.search.sampling import Proposal, Turn, check_sampler, propose
@@ -167,6 +169,26 @@ class Proposer:
         return bool(self.history.belong([record])) and account.may_go_on(
             self._search.budget, records, record, waiting=idle, left_out=self._left_out(records)
         )
+
+    def other_text(self, record: Record, run: RunDir, text: str) -> str:
+        """Why a finished run may not be held against the others: their texts differ, unless the space itself varies them.
+
+        Args:
+            record: whose run it is.
+            run: the run.
+            text: fingerprint of its validation text.
+        """
+        others = [one for one in self.history.belong(self._ledger.records()) if one.id != record.id]
+        known = next((one.text for one in others if one.text), text)
+        if text != known:
+            return f"{run.name}: was scored on another validation text ({text[:12]}, the others on {known[:12]})"
+        if any(path.startswith("data.") for path in self._space.dimensions):
+            return ""
+        own = trained_on(run)
+        for other in (self._folder.run(one, seed) for one in others if one.text for seed in one.seeds):
+            if (theirs := trained_on(other)) and own and theirs != own:
+                return f"{run.name}: was trained on another text than {other.name} ({own[:12]} and {theirs[:12]})"
+        return ""
 
     def end(self, records: Sequence[Record]) -> str:
         """Why the search is over, and what it has left undone, in words.
